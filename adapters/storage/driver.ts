@@ -1,0 +1,75 @@
+import type { AnyResource } from '../../schemas/resource.js'
+import type { StorageStatus, TenantId } from './port.js'
+
+/** A row with all its columns, values as in JSON, timestamps normalised. */
+export type DriverRow = Readonly<Record<string, unknown>>
+
+/** A place in a list: the values of the order column and the key. */
+export interface Position {
+  readonly at: string
+  readonly key: string
+}
+
+export interface DriverQuery {
+  /** Equality on declared fields; null matches null. */
+  readonly filter: ReadonlyMap<string, unknown>
+  readonly since: string | undefined
+  readonly until: string | undefined
+  readonly order: 'asc' | 'desc'
+  /** At most this many rows. */
+  readonly limit: number
+  /** Only rows that come after this place in the asked order. */
+  readonly after: Position | undefined
+  /** Whether to return `total`, which `after` and `limit` do not narrow. */
+  readonly count: boolean
+}
+
+/** As in the port, but complete: an insert has every column except `version`. */
+export type DriverChange =
+  | {
+      readonly op: 'insert'
+      readonly resource: AnyResource
+      readonly key: string
+      readonly row: DriverRow
+    }
+  | {
+      readonly op: 'update'
+      readonly resource: AnyResource
+      readonly key: string
+      readonly expect: number | undefined
+      readonly set: DriverRow
+    }
+  | {
+      readonly op: 'delete'
+      readonly resource: AnyResource
+      readonly key: string
+      readonly expect: number | undefined
+    }
+  | {
+      readonly op: 'check'
+      readonly resource: AnyResource
+      readonly key: string
+      readonly expect: number
+    }
+
+/**
+ * The inner step of a storage: what differs between them. What is the same everywhere (stamps,
+ * cursors, checks, the closed state) is done once, around it, by `createStorage`.
+ *
+ * `tenant` is null where rows of all tenants are meant. Rows are confined by `resource.scope`.
+ * Failures that the port's table of codes names are thrown as `StorageError`.
+ */
+export interface Driver {
+  readonly kind: string
+  get(resource: AnyResource, tenant: TenantId | null, key: string): Promise<DriverRow | null>
+  /** Rows sorted by the resource's order column, then by the bytes of the key. */
+  page(
+    resource: AnyResource,
+    tenant: TenantId | null,
+    query: DriverQuery
+  ): Promise<{ rows: DriverRow[]; total?: number }>
+  /** All or nothing; a row for each insert and update, null for the rest. */
+  apply(tenant: TenantId, changes: readonly DriverChange[]): Promise<(DriverRow | null)[]>
+  ping(): Promise<StorageStatus>
+  close(): Promise<void>
+}

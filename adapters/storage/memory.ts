@@ -1,0 +1,367 @@
+import sortedBtree from 'sorted-btree'
+import { resources } from '../../schemas/registry.js'
+import type { AnyResource, Reference, Unique } from '../../schemas/resource.js'
+import { compareBytes } from './bytes.js'
+import type { Driver, DriverChange, DriverQuery, DriverRow, Position } from './driver.js'
+import { StorageError } from './errors.js'
+import type { TenantId } from './port.js'
+
+const BTree = sortedBtree.default
+/** Places in list order. What is at a place is found by its key. */
+type Index = sortedBtree.default<Position, undefined>
+
+interface Entry {
+  readonly row: DriverRow
+  readonly position: Position
+}
+
+/** The rows of one tenant in one table, and the indexes that keep every read off a scan. */
+interface Partition {
+  readonly rows: Map<string, Entry>
+  readonly all: Index
+  /** For each field that is filtered by or refers to another table: an index for each value. */
+  readonly byField: ReadonlyMap<string, Map<unknown, Index>>
+}
+
+interface Table {
+  readonly resource: AnyResource
+  readonly partitions: Map<string, Partition>
+  readonly uniques: readonly UniqueIndex[]
+  /** Who refers to this table. */
+  readonly holders: { readonly table: Table; readonly reference: Reference }[]
+}
+
+interface UniqueIndex {
+  readonly unique: Unique
+  readonly owners: Map<string, { readonly tenant: string; readonly key: string }>
+}
+
+/** Puts back what a step of a commit did. */
+type Undo = () => void
+
+/**
+ * Keeps everything in this process and loses it with it. Unique fields, references, cascades and
+ * versions follow from the declarations, so it obeys the rules that SQL databases are told.
+ */
+export function openMemory(): Driver {
+  const tables = createTables()
+  let version = 0
+
+  function tableOf(resource: AnyResource): Table {
+    return tables.get(resource.name) as Table
+  }
+
+  function step(tenant: TenantId, change: DriverChange, undo: Undo[]): DriverRow | null {
+    const table = tableOf(change.resource)
+    const partition = partitionOf(table, change.resource.scope ? tenant : '')
+    if (change.op === 'insert') {
+      if (partition.rows.has(change.key)) throw taken(change, [change.resource.key])
+      const row = freeze({ ...change.row, version: ++version })
+      put(table, partition, undefined, row, undo)
+      assertReferences(change, row)
+      return row
+    }
+    const entry = partition.rows.get(change.key)
+    if (!entry) throw new StorageError('not_found', about(change))
+    if (change.expect !== undefined && entry.row.version !== change.expect)
+      throw new StorageError('stale', about(change))
+    if (change.op === 'check') return null
+    if (change.op === 'delete') {
+      remove(table, partition, entry, undo)
+      return null
+    }
+    const row = freeze({ ...entry.row, ...change.set, version: ++version })
+    put(table, partition, entry, row, undo)
+    assertReferences(change, row)
+    return row
+  }
+
+  function put(
+    table: Table,
+    partition: Partition,
+    old: Entry | undefined,
+    row: DriverRow,
+    undo: Undo[]
+  ): void {
+    const { resource } = table
+    const key = row[resource.key] as string
+    for (const { unique, owners } of table.uniques) {
+      const value = uniqueValue(resource, unique, row)
+      const before = old && uniqueValue(resource, unique, old.row)
+      if (value === before) continue
+      if (value !== null && owners.has(value)) throw taken({ resource, key }, unique.fields)
+      const owner = { tenant: tenantOf(resource, row), key }
+      if (value !== null) owners.set(value, owner)
+      if (before) owners.delete(before)
+      undo.push(() => {
+        if (value !== null) owners.delete(value)
+        if (before) owners.set(before, owner)
+      })
+    }
+    const position = old?.position ?? { at: row[resource.order] as string, key }
+    const entry = { row, position }
+    link(partition, entry, old)
+    undo.push(() => (old ? link(partition, old, entry) : unlink(partition, entry)))
+  }
+
+  function remove(table: Table, partition: Partition, entry: Entry, undo: Undo[]): void {
+    const { resource } = table
+    const key = entry.position.key
+    const tenant = tenantOf(resource, entry.row)
+    unlink(partition, entry)
+    undo.push(() => link(partition, entry, undefined))
+    for (const { unique, owners } of table.uniques) {
+      const value = uniqueValue(resource, unique, entry.row)
+      if (value === null) continue
+      owners.delete(value)
+      undo.push(() => owners.set(value, { tenant, key }))
+    }
+    if (resource.tenancy === 'root') removeTenant(key, undo)
+    for (const holder of table.holders) {
+      const held = holder.table.partitions.get(tenant)
+      const index = held?.byField.get(holder.reference.field)?.get(key)
+      if (!held || !index?.size) continue
+      if (holder.reference.onDelete === 'restrict')
+        throw new StorageError('reference_in_use', { resource: resource.name, key })
+      for (const position of [...index.keys()])
+        remove(holder.table, held, held.rows.get(position.key) as Entry, undo)
+    }
+  }
+
+  /** The last table first, so that a row goes after the rows that refer to it. */
+  function removeTenant(tenant: string, undo: Undo[]): void {
+    for (const table of [...tables.values()].reverse()) {
+      if (table.resource.tenancy !== 'owned') continue
+      const partition = table.partitions.get(tenant)
+      for (const entry of [...(partition?.rows.values() ?? [])])
+        remove(table, partition as Partition, entry, undo)
+    }
+  }
+
+  function assertReferences(change: DriverChange, row: DriverRow): void {
+    const { resource } = change
+    const tenant = tenantOf(resource, row)
+    for (const { field, to } of resource.references) {
+      const target = row[field]
+      if (target === null) continue
+      if (
+        !tables
+          .get(to)
+          ?.partitions.get(tenant)
+          ?.rows.has(target as string)
+      )
+        throw new StorageError('reference_missing', { ...about(change), fields: [field] })
+    }
+    if (resource.scope === 'tenant_id' && !tables.get('tenants')?.partitions.get(tenant)?.rows.size)
+      throw new StorageError('reference_missing', { ...about(change), fields: ['tenant_id'] })
+  }
+
+  /** The partitions that hold what is asked for. */
+  function partitions(resource: AnyResource, tenant: TenantId | null, query?: DriverQuery) {
+    const table = tableOf(resource)
+    if (tenant !== null || !resource.scope) {
+      const one = table.partitions.get(resource.scope ? (tenant as string) : '')
+      return one ? [one] : []
+    }
+    for (const { unique, owners } of query ? table.uniques : []) {
+      const value = uniqueValue(resource, unique, Object.fromEntries(query?.filter ?? []))
+      if (value === null) continue
+      const owner = owners.get(value)
+      return owner ? [table.partitions.get(owner.tenant) as Partition] : []
+    }
+    return [...table.partitions.values()]
+  }
+
+  return {
+    kind: 'memory',
+
+    async get(resource, tenant, key) {
+      if (tenant !== null)
+        return (
+          tableOf(resource)
+            .partitions.get(resource.scope ? tenant : '')
+            ?.rows.get(key)?.row ?? null
+        )
+      for (const partition of partitions(resource, null)) {
+        const entry = partition.rows.get(key)
+        if (entry) return entry.row
+      }
+      return null
+    },
+
+    async page(resource, tenant, query) {
+      const parts = partitions(resource, tenant, query)
+      const found = parts.flatMap((partition) => readPage(partition, query))
+      if (parts.length > 1) {
+        found.sort((a, b) => comparePositions(a.position, b.position))
+        if (query.order === 'desc') found.reverse()
+      }
+      const rows = found.slice(0, query.limit).map((entry) => entry.row)
+      if (!query.count) return { rows }
+      return { rows, total: parts.reduce((sum, part) => sum + countRows(part, query), 0) }
+    },
+
+    async apply(tenant, changes) {
+      const undo: Undo[] = []
+      try {
+        return changes.map((change) => step(tenant, change, undo))
+      } catch (error) {
+        for (const back of undo.reverse()) back()
+        throw error
+      }
+    },
+
+    async ping() {
+      return { migration: null }
+    },
+
+    async close() {
+      tables.clear()
+    }
+  }
+}
+
+function createTables(): Map<string, Table> {
+  const tables = new Map<string, Table>()
+  for (const resource of resources) {
+    const uniques = resource.unique.map((unique) => ({ unique, owners: new Map() }))
+    const table = { resource, partitions: new Map(), uniques, holders: [] }
+    tables.set(resource.name, table)
+    for (const reference of resource.references)
+      tables.get(reference.to)?.holders.push({ table, reference })
+  }
+  return tables
+}
+
+function partitionOf(table: Table, tenant: string): Partition {
+  let partition = table.partitions.get(tenant)
+  if (!partition) {
+    const { filters, references } = table.resource
+    const fields = new Set([...filters, ...references.map(({ field }) => field)])
+    partition = {
+      rows: new Map(),
+      all: new BTree<Position, undefined>(undefined, comparePositions),
+      byField: new Map([...fields].map((field) => [field, new Map()]))
+    }
+    table.partitions.set(tenant, partition)
+  }
+  return partition
+}
+
+/** Enters a row, in the place of an older one where there is one. */
+function link(partition: Partition, entry: Entry, old: Entry | undefined): void {
+  partition.rows.set(entry.position.key, entry)
+  if (!old) partition.all.set(entry.position, undefined)
+  for (const [field, indexes] of partition.byField) {
+    const value = entry.row[field]
+    if (old) {
+      if (old.row[field] === value) continue
+      unindex(indexes, old.row[field], old.position)
+    }
+    let index = indexes.get(value)
+    if (!index) {
+      index = new BTree<Position, undefined>(undefined, comparePositions)
+      indexes.set(value, index)
+    }
+    index.set(entry.position, undefined)
+  }
+}
+
+function unlink(partition: Partition, { row, position }: Entry): void {
+  partition.rows.delete(position.key)
+  partition.all.delete(position)
+  for (const [field, indexes] of partition.byField) unindex(indexes, row[field], position)
+}
+
+function unindex(indexes: Map<unknown, Index>, value: unknown, position: Position): void {
+  const index = indexes.get(value)
+  index?.delete(position)
+  if (index?.isEmpty) indexes.delete(value)
+}
+
+/** The smallest index that holds all rows of the filter, and the fields it does not settle. */
+function chooseIndex(partition: Partition, { filter }: DriverQuery) {
+  let index: Index | undefined = partition.all
+  let settled: string | undefined
+  for (const [field, value] of filter) {
+    const candidate = partition.byField.get(field)?.get(value)
+    if (!candidate) return { index: undefined, rest: [] }
+    if (settled === undefined || candidate.size < index.size) {
+      index = candidate
+      settled = field
+    }
+  }
+  return { index, rest: [...filter].filter(([field]) => field !== settled) }
+}
+
+function readPage(partition: Partition, query: DriverQuery): Entry[] {
+  const { index, rest } = chooseIndex(partition, query)
+  const found: Entry[] = []
+  for (const position of walk(index, query)) {
+    const entry = partition.rows.get(position.key) as Entry
+    if (rest.every(([field, value]) => entry.row[field] === value)) found.push(entry)
+    if (found.length === query.limit) break
+  }
+  return found
+}
+
+function countRows(partition: Partition, query: DriverQuery): number {
+  const { index, rest } = chooseIndex(partition, query)
+  if (index && rest.length === 0 && query.since === undefined && query.until === undefined)
+    return index.size
+  const all = { ...query, after: undefined, limit: Number.POSITIVE_INFINITY }
+  return readPage(partition, all).length
+}
+
+/** The places of an index within the query's period, in its order, after its cursor. */
+function* walk(index: Index | undefined, { order, since, until, after }: DriverQuery) {
+  if (!index) return
+  const reused: Position[] = []
+  if (order === 'asc') {
+    const from = since === undefined ? undefined : { at: since, key: '' }
+    const start = after && (!from || comparePositions(after, from) > 0) ? after : from
+    for (const [position] of index.entries(start, reused as never)) {
+      if (until !== undefined && position.at >= until) return
+      if (!after || comparePositions(position, after) > 0) yield position
+    }
+  } else {
+    const from = until === undefined ? undefined : { at: until, key: '' }
+    const start = after && (!from || comparePositions(after, from) < 0) ? after : from
+    for (const [position] of index.entriesReversed(start, reused as never, start !== undefined)) {
+      if (since !== undefined && position.at < since) return
+      yield position
+    }
+  }
+}
+
+/** Timestamps are ASCII of one length, so `<` is the order of their bytes. */
+function comparePositions(a: Position, b: Position): number {
+  return a.at < b.at ? -1 : a.at > b.at ? 1 : compareBytes(a.key, b.key)
+}
+
+/** What must differ from every other row's, or null where a part is null (as in SQL). */
+function uniqueValue(resource: AnyResource, unique: Unique, row: DriverRow): string | null {
+  const values = unique.fields.map((field) => row[field] ?? null)
+  if (values.includes(null)) return null
+  return JSON.stringify(unique.within === 'tenant' ? [tenantOf(resource, row), ...values] : values)
+}
+
+function tenantOf(resource: AnyResource, row: DriverRow): string {
+  return resource.scope ? (row[resource.scope] as string) : ''
+}
+
+function about({ resource, key }: { resource: AnyResource; key: string }) {
+  return { resource: resource.name, key }
+}
+
+function taken(change: { resource: AnyResource; key: string }, fields: readonly string[]) {
+  return new StorageError('conflict', { ...about(change), fields })
+}
+
+/** A copy that nobody can change: rows are handed out as they are. */
+function freeze<T>(value: T): T {
+  if (typeof value !== 'object' || value === null) return value
+  const copy = (Array.isArray(value) ? [] : {}) as T
+  for (const key of Object.keys(value) as (keyof T)[]) copy[key] = freeze(value[key])
+  return Object.freeze(copy)
+}

@@ -1,0 +1,433 @@
+import { mkdirSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import Database from 'better-sqlite3'
+import { resources } from '../../schemas/registry.js'
+import type { AnyResource, Column } from '../../schemas/resource.js'
+import type { Driver, DriverChange, DriverQuery, DriverRow } from './driver.js'
+import { StorageError } from './errors.js'
+import { pendingMigrations, readMigrations, unknownMigrations } from './migrations.js'
+import type { TenantId } from './port.js'
+
+export interface SqliteOptions {
+  /** The database file; folders above it are made. */
+  readonly path: string
+  /** The file may not grow beyond this many pages of 4096 bytes. Unlimited by default. */
+  readonly maxPages?: number
+  /** How long commits wait, in milliseconds, while another process holds the write lock. */
+  readonly lockTimeout?: number
+}
+
+/** A commit that waits for its group, and how to answer it. */
+interface Member {
+  readonly tenant: TenantId
+  readonly changes: readonly DriverChange[]
+  readonly deadline: number
+  readonly resolve: (rows: (DriverRow | null)[]) => void
+  readonly reject: (error: unknown) => void
+}
+
+type Outcome = { readonly rows: (DriverRow | null)[] } | { readonly error: unknown }
+type SqlRow = Record<string, unknown>
+
+/** SQLite waits for a lock by blocking the event loop: briefly, and the rest is up to a timer. */
+const BUSY_TIMEOUT_MS = 50
+const RETRY_MS = 20
+
+/**
+ * One file, one writer. Durable when a commit resolves: WAL with `synchronous = FULL`. Commits
+ * that arrive in the same turn of the event loop share one transaction, so that they share its
+ * fsync, with a savepoint each.
+ */
+export function openSqlite(options: SqliteOptions): Driver {
+  const db = openDatabase(options)
+  const migration = migrate(db)
+  const tables = new Map(resources.map((resource) => [resource.name, createTable(db, resource)]))
+  const readVersion = db.prepare('select value from row_version').pluck()
+  const writeVersion = db.prepare('update row_version set value = ?')
+  const lockTimeout = options.lockTimeout ?? 5000
+
+  let queue: Member[] = []
+  let flushing: Promise<void> | undefined
+
+  function tableOf(resource: AnyResource): Table {
+    return tables.get(resource.name) as Table
+  }
+
+  async function flush(): Promise<void> {
+    while (queue.length) {
+      await nextTurn()
+      const members = queue
+      queue = []
+      const outcomes = runGroup(members)
+      if (outcomes) answer(members, outcomes)
+      else {
+        queue = [...rejectLate(members), ...queue]
+        if (queue.length) await sleep(RETRY_MS)
+      }
+    }
+    flushing = undefined
+  }
+
+  /** One transaction for all; null where another process holds the write lock. */
+  function runGroup(members: readonly Member[]): Outcome[] | null {
+    try {
+      db.exec('begin immediate')
+      let version = readVersion.get() as number
+      const nextVersion = () => ++version
+      const outcomes = members.map((member) => runMember(member, nextVersion))
+      writeVersion.run(version)
+      db.exec('commit')
+      return outcomes
+    } catch (error) {
+      // SQLite rolls back by itself on some errors, SQLITE_FULL among them.
+      if (db.inTransaction) db.exec('rollback')
+      else if (codeOf(error).startsWith('SQLITE_BUSY')) return null
+      const failed = { error: storageError(error) }
+      return members.map(() => failed)
+    }
+  }
+
+  /** @throws where the whole transaction is gone, so that no member may be answered as stored. */
+  function runMember({ tenant, changes }: Member, nextVersion: () => number): Outcome {
+    db.exec('savepoint member')
+    try {
+      const rows = changes.map((change) =>
+        tableOf(change.resource).apply(tenant, change, nextVersion)
+      )
+      db.exec('release member')
+      return { rows }
+    } catch (error) {
+      if (!db.inTransaction) throw error
+      db.exec('rollback to member')
+      db.exec('release member')
+      return { error: storageError(error) }
+    }
+  }
+
+  return {
+    kind: 'sqlite',
+
+    async get(resource, tenant, key) {
+      return guard(() => tableOf(resource).get(tenant, key))
+    },
+
+    async page(resource, tenant, query) {
+      return guard(() => tableOf(resource).page(tenant, query))
+    },
+
+    apply(tenant, changes) {
+      return new Promise((resolve, reject) => {
+        const deadline = Date.now() + lockTimeout
+        queue.push({ tenant, changes, deadline, resolve, reject })
+        flushing ??= flush()
+      })
+    },
+
+    async ping() {
+      return guard(() => {
+        const latest = db.prepare('select max(version) from schema_migrations').pluck().get()
+        if (latest !== migration)
+          throw new StorageError('schema_outdated', {}, `The database is at migration ${latest}.`)
+        return { migration }
+      })
+    },
+
+    async close() {
+      await flushing
+      db.close()
+    }
+  }
+}
+
+/** Answers those who have waited long enough for the lock, and returns the others. */
+function rejectLate(members: readonly Member[]): Member[] {
+  const now = Date.now()
+  const locked = new StorageError('unavailable', {}, outages.SQLITE_BUSY)
+  for (const { deadline, reject } of members) if (deadline <= now) reject(locked)
+  return members.filter(({ deadline }) => deadline > now)
+}
+
+/** Everything that arrived in this turn of the event loop is in the queue when this resolves. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve))
+}
+
+function answer(members: readonly Member[], outcomes: readonly Outcome[]): void {
+  for (const [index, member] of members.entries()) {
+    const outcome = outcomes[index] as Outcome
+    if ('error' in outcome) member.reject(outcome.error)
+    else member.resolve(outcome.rows)
+  }
+}
+
+function openDatabase({ path, maxPages }: SqliteOptions): Database.Database {
+  return guard(() => {
+    mkdirSync(dirname(resolve(path)), { recursive: true })
+    const db = new Database(path, { timeout: lockTimeoutAtStart })
+    // Must come before the first table; has no effect on a file that has one.
+    db.pragma('auto_vacuum = INCREMENTAL')
+    db.pragma('journal_mode = WAL')
+    db.pragma('synchronous = FULL')
+    db.pragma('foreign_keys = ON')
+    db.pragma('trusted_schema = OFF')
+    if (maxPages !== undefined) db.pragma(`max_page_count = ${maxPages}`)
+    return db
+  })
+}
+
+/** Nothing else runs yet, so the event loop may wait for another process to finish migrating. */
+const lockTimeoutAtStart = 5000
+
+/** Brings the schema to this release and returns its newest migration. */
+function migrate(db: Database.Database): string | null {
+  return guard(() => {
+    db.exec(
+      `create table if not exists schema_migrations (
+         version text primary key, checksum text not null, applied_at text not null
+       ) strict`
+    )
+    const known = readMigrations('sqlite')
+    db.transaction(() => {
+      const applied = db
+        .prepare<[], { version: string; checksum: string }>('select * from schema_migrations')
+        .all()
+      const unknown = unknownMigrations(known, applied)
+      if (unknown.length)
+        throw new StorageError(
+          'schema_outdated',
+          {},
+          `The database was migrated by a newer release (${unknown.join(', ')}). Start that release, or use another file.`
+        )
+      for (const { version, sql, checksum } of pendingMigrations(known, applied)) {
+        db.exec(sql)
+        db.prepare('insert into schema_migrations values (?, ?, ?)').run(
+          version,
+          checksum,
+          new Date().toISOString()
+        )
+      }
+    }).immediate()
+    db.pragma(`busy_timeout = ${BUSY_TIMEOUT_MS}`)
+    return known.at(-1)?.version ?? null
+  })
+}
+
+interface Table {
+  get(tenant: TenantId | null, key: string): DriverRow | null
+  page(tenant: TenantId | null, query: DriverQuery): { rows: DriverRow[]; total?: number }
+  apply(tenant: TenantId, change: DriverChange, nextVersion: () => number): DriverRow | null
+}
+
+/** The statements of one resource, prepared when they are first needed. */
+function createTable(db: Database.Database, resource: AnyResource): Table {
+  const { name, key, scope, order, columns } = resource
+  const coded = columns.filter(({ kind }) => kind === 'json' || kind === 'boolean')
+  const ofTenant = scope ? `${scope} = ? and ` : ''
+  const statements = new Map<string, Database.Statement<unknown[], SqlRow>>()
+
+  /** The texts differ by shape only, never by value, so there are few. */
+  function prepare(sql: string) {
+    let statement = statements.get(sql)
+    if (!statement) {
+      statement = db.prepare<unknown[], SqlRow>(sql)
+      statements.set(sql, statement)
+    }
+    return statement
+  }
+
+  function decode(row: SqlRow): DriverRow {
+    for (const column of coded) row[column.name] = decodeValue(column, row[column.name])
+    return row
+  }
+
+  function place(tenant: TenantId, rowKey: string): string[] {
+    return scope ? [tenant, rowKey] : [rowKey]
+  }
+
+  const selectOne = db.prepare<unknown[], SqlRow>(
+    `select * from ${name} where ${ofTenant}${key} = ?`
+  )
+  const selectAcross = db.prepare<unknown[], SqlRow>(`select * from ${name} where ${key} = ?`)
+  const selectVersion = db
+    .prepare<unknown[], number>(`select version from ${name} where ${ofTenant}${key} = ?`)
+    .pluck()
+  const columnNames = columns.map((column) => column.name)
+  const insertOne = db.prepare<unknown[], SqlRow>(
+    `insert into ${name} (${columnNames}) values (${columnNames.map(() => '?')}) returning *`
+  )
+
+  function assertVersion(tenant: TenantId, change: Exclude<DriverChange, { op: 'insert' }>): void {
+    const version = selectVersion.get(...place(tenant, change.key))
+    const about = { resource: name, key: change.key }
+    if (version === undefined) throw new StorageError('not_found', about)
+    if (change.expect !== undefined && version !== change.expect)
+      throw new StorageError('stale', about)
+  }
+
+  function insert(row: DriverRow, version: number): DriverRow {
+    const values = columns.map((column) =>
+      column.name === 'version' ? version : encodeValue(column, row[column.name])
+    )
+    return decode(insertOne.get(...values) as SqlRow)
+  }
+
+  function update(tenant: TenantId, rowKey: string, set: DriverRow, version: number): DriverRow {
+    const changed = columns.filter((column) => column.name in set)
+    const assignments = changed.map((column) => `${column.name} = ?`)
+    const sql = `update ${name} set ${assignments}, version = ? where ${ofTenant}${key} = ? returning *`
+    const values = changed.map((column) => encodeValue(column, set[column.name]))
+    return decode(prepare(sql).get(...values, version, ...place(tenant, rowKey)) as SqlRow)
+  }
+
+  return {
+    get(tenant, rowKey) {
+      const row =
+        tenant === null ? selectAcross.get(rowKey) : selectOne.get(...place(tenant, rowKey))
+      return row ? decode(row) : null
+    },
+
+    page(tenant, query) {
+      const where: string[] = []
+      const values: unknown[] = []
+      function require(condition: string, ...given: unknown[]) {
+        where.push(condition)
+        values.push(...given)
+      }
+      if (scope && tenant !== null) require(`${scope} = ?`, tenant)
+      for (const [field, value] of query.filter) {
+        const column = columns.find((each) => each.name === field) as Column
+        require(`${field} is ?`, encodeValue(column, value))
+      }
+      if (query.since !== undefined) require(`${order} >= ?`, query.since)
+      if (query.until !== undefined) require(`${order} < ?`, query.until)
+
+      const total = query.count
+        ? prepare(`select count(*) as total from ${name}${conditions(where)}`).get(...values)
+        : undefined
+
+      const [direction, beyond] = query.order === 'asc' ? ['asc', '>'] : ['desc', '<']
+      if (query.after)
+        require(`(${order}, ${key}) ${beyond} (?, ?)`, query.after.at, query.after.key)
+      const rows = prepare(
+        `select * from ${name}${conditions(where)} order by ${order} ${direction}, ${key} ${direction} limit ?`
+      )
+        .all(...values, query.limit)
+        .map(decode)
+      return total ? { rows, total: total.total as number } : { rows }
+    },
+
+    apply(tenant, change, nextVersion) {
+      if (change.op !== 'insert') assertVersion(tenant, change)
+      try {
+        switch (change.op) {
+          case 'insert':
+            return insert(change.row, nextVersion())
+          case 'update':
+            return update(tenant, change.key, change.set, nextVersion())
+          case 'delete':
+            prepare(`delete from ${name} where ${ofTenant}${key} = ?`).run(
+              ...place(tenant, change.key)
+            )
+            return null
+          case 'check':
+            return null
+        }
+      } catch (error) {
+        throw constraintError(db, tenant, change, error)
+      }
+    }
+  }
+}
+
+function conditions(where: readonly string[]): string {
+  return where.length ? ` where ${where.join(' and ')}` : ''
+}
+
+function encodeValue({ kind }: Column, value: unknown): unknown {
+  if (value === null || value === undefined) return null
+  if (kind === 'json') return JSON.stringify(value)
+  if (kind === 'boolean') return value ? 1 : 0
+  return value
+}
+
+function decodeValue({ kind }: Column, value: unknown): unknown {
+  if (value === null) return null
+  return kind === 'json' ? JSON.parse(value as string) : value === 1
+}
+
+/** What a failed constraint means for the change that met it. */
+function constraintError(
+  db: Database.Database,
+  tenant: TenantId,
+  change: DriverChange,
+  error: unknown
+): unknown {
+  const about = { resource: change.resource.name, key: change.key, cause: error }
+  switch (codeOf(error)) {
+    case 'SQLITE_CONSTRAINT_PRIMARYKEY':
+    case 'SQLITE_CONSTRAINT_UNIQUE': {
+      // "UNIQUE constraint failed: flows.tenant_id, flows.id"
+      const [, list = ''] = (error as Error).message.split('failed: ')
+      const fields = list.split(', ').map((column) => column.slice(column.indexOf('.') + 1))
+      const named = fields.filter((field) => field !== 'tenant_id')
+      return new StorageError('conflict', { ...about, fields: named })
+    }
+    case 'SQLITE_CONSTRAINT_FOREIGNKEY':
+      return change.op === 'delete'
+        ? new StorageError('reference_in_use', about)
+        : new StorageError('reference_missing', {
+            ...about,
+            fields: danglingFields(db, tenant, change)
+          })
+    default:
+      return error
+  }
+}
+
+/** SQLite does not say which reference failed. */
+function danglingFields(db: Database.Database, tenant: TenantId, change: DriverChange): string[] {
+  const values = 'row' in change ? change.row : 'set' in change ? change.set : {}
+  const dangling = change.resource.references
+    .filter(({ field }) => values[field] !== undefined && values[field] !== null)
+    .filter(({ field, to }) => {
+      const target = resources.find(({ name }) => name === to) as AnyResource
+      const sql = `select 1 from ${to} where tenant_id = ? and ${target.key} = ?`
+      return !db.prepare(sql).get(tenant, values[field])
+    })
+    .map(({ field }) => field)
+  return dangling.length ? dangling : ['tenant_id']
+}
+
+/** Runs a synchronous read, with SQLite's errors in the port's terms. */
+function guard<T>(read: () => T): T {
+  try {
+    return read()
+  } catch (error) {
+    throw storageError(error)
+  }
+}
+
+/** SQLite's primary result codes (https://sqlite.org/rescode.html) that an operator can act on. */
+const outages: Readonly<Record<string, string>> = {
+  SQLITE_BUSY: 'Another process holds the database lock.',
+  SQLITE_LOCKED: 'Another process holds the database lock.',
+  SQLITE_FULL: 'The disk, or the quota of the database file, is full.',
+  SQLITE_IOERR: 'The disk answered with an error.',
+  SQLITE_READONLY: 'The database file is read-only.',
+  SQLITE_CANTOPEN: 'The database file cannot be opened.',
+  SQLITE_CORRUPT: 'The database file is damaged.',
+  SQLITE_NOTADB: 'The file is not an SQLite database.'
+}
+
+function storageError(error: unknown): unknown {
+  if (error instanceof StorageError) return error
+  const [primary] = /^SQLITE_[A-Z]+/.exec(codeOf(error)) ?? []
+  const message = primary && outages[primary]
+  return message ? new StorageError('unavailable', { cause: error }, message) : error
+}
+
+function codeOf(error: unknown): string {
+  const code = (error as { code?: unknown } | null)?.code
+  return typeof code === 'string' ? code : ''
+}

@@ -1,0 +1,147 @@
+import type { AnyResource, Column } from '../../schemas/resource.js'
+import { decodeCursor, encodeCursor, listDigest } from './cursor.js'
+import type { Driver, DriverChange, DriverRow, Position } from './driver.js'
+import { StorageError } from './errors.js'
+import {
+  ACROSS_TENANTS,
+  type Change,
+  type Query,
+  type Scope,
+  type Storage,
+  SYSTEM,
+  type TenantId
+} from './port.js'
+import { toTimestamp } from './timestamp.js'
+
+/**
+ * Makes a storage of a driver: everything that must not differ between storages happens here, once.
+ */
+export function createStorage(driver: Driver, clock: () => Date = () => new Date()): Storage {
+  let closing: Promise<void> | undefined
+
+  function assertOpen(): void {
+    if (closing) throw new StorageError('closed')
+  }
+
+  const storage = {
+    kind: driver.kind,
+
+    async get({ resource, tenant }, key) {
+      assertOpen()
+      return driver.get(resource, driverScope(resource, tenant), key)
+    },
+
+    async list({ resource, tenant }, query) {
+      assertOpen()
+      const { filter, since, until, order, limit, cursor, count } = normalise(resource, query)
+      const list = listDigest([resource.name, order, filter, since, until])
+      const { rows, total } = await driver.page(resource, driverScope(resource, tenant), {
+        filter: new Map(filter),
+        since,
+        until,
+        order,
+        limit: limit + 1,
+        after: cursor === undefined ? undefined : decodeCursor(list, cursor),
+        count: count === 'exact'
+      })
+      const more = rows.length > limit
+      const page = more ? rows.slice(0, limit) : rows
+      const last = page.at(-1)
+      return {
+        rows: page,
+        next: more && last ? encodeCursor(list, positionOf(resource, last)) : null,
+        ...(total === undefined ? {} : { total })
+      }
+    },
+
+    async commit({ tenant, changes, at = clock() }) {
+      assertOpen()
+      const stamp = at.toISOString()
+      const complete = changes.map((change) => completeChange(tenant, stamp, change))
+      return driver.apply(tenant, complete)
+    },
+
+    async ping() {
+      assertOpen()
+      return driver.ping()
+    },
+
+    close() {
+      closing ??= driver.close()
+      return closing
+    }
+  } as Storage
+  return storage
+}
+
+/** Where a row stands in its resource's lists. */
+export function positionOf(resource: AnyResource, row: DriverRow): Position {
+  return { at: row[resource.order] as string, key: row[resource.key] as string }
+}
+
+function driverScope(resource: AnyResource, tenant: Scope): TenantId | null {
+  if (resource.scope === null && tenant !== SYSTEM)
+    throw new TypeError(`${resource.name} belong to no tenant: read them as SYSTEM`)
+  return tenant === ACROSS_TENANTS ? null : tenant
+}
+
+function normalise(resource: AnyResource, query: Query<AnyResource>) {
+  const filter = Object.entries(query.filter ?? {})
+    .filter(([, value]) => value !== undefined)
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+  for (const [field] of filter)
+    if (!resource.filters.includes(field))
+      throw new TypeError(`${resource.name} cannot be filtered by ${field}`)
+  if (!(Number.isInteger(query.limit) && query.limit >= 1 && query.limit <= 1000))
+    throw new RangeError(`limit must be from 1 to 1000, not ${query.limit}`)
+  return {
+    ...query,
+    filter,
+    order: query.order ?? ('desc' as const),
+    since: query.since === undefined ? undefined : timestamp(query.since),
+    until: query.until === undefined ? undefined : timestamp(query.until)
+  }
+}
+
+function completeChange(tenant: TenantId, stamp: string, change: Change): DriverChange {
+  const { resource } = change
+  if ((resource.scope === null) !== (tenant === SYSTEM))
+    throw new TypeError(`${resource.name} cannot be written as tenant ${tenant}`)
+  switch (change.op) {
+    case 'insert': {
+      const given: Record<string, unknown> = {
+        ...change.row,
+        created_at: stamp,
+        updated_at: stamp
+      }
+      if (resource.scope) given[resource.scope] = tenant
+      const row: Record<string, unknown> = {}
+      for (const column of resource.columns as Column[])
+        if (column.name !== 'version') row[column.name] = normalValue(column, given[column.name])
+      return { op: 'insert', resource, key: row[resource.key] as string, row }
+    }
+    case 'update': {
+      const set: Record<string, unknown> = { updated_at: stamp }
+      const given = change.set as Record<string, unknown>
+      for (const column of resource.columns as Column[])
+        if (given[column.name] !== undefined)
+          set[column.name] = normalValue(column, given[column.name])
+      return { op: 'update', resource, key: change.key, expect: change.expect, set }
+    }
+    case 'delete':
+      return { op: 'delete', resource, key: change.key, expect: change.expect }
+    case 'check':
+      return { op: 'check', resource, key: change.key, expect: change.expect }
+  }
+}
+
+function normalValue(column: Column, value: unknown): unknown {
+  if (value === undefined || value === null) return null
+  return column.kind === 'timestamp' ? timestamp(value as string) : value
+}
+
+function timestamp(text: string): string {
+  const normal = toTimestamp(text)
+  if (normal === null) throw new RangeError(`${text} is not a time between the years 1 and 9999`)
+  return normal
+}

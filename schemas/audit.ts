@@ -1,0 +1,36 @@
+import { Type } from '@sinclair/typebox'
+import { Nullable, Timestamp, Uuid } from './fields.js'
+import { defineResource, type Row } from './resource.js'
+
+export const audit = defineResource({
+  name: 'audit',
+  singular: 'audit_entry',
+  description: 'Who changed what and when. The system writes it together with the change.',
+  fields: {
+    id: Uuid(),
+    actor: Type.String({
+      description: "The user's id, or `system`.",
+      maxLength: 128,
+      examples: ['019b76da-a800-7000-8000-000000000001']
+    }),
+    action: Type.String({ maxLength: 128, examples: ['flow.create'] }),
+    resource: Type.String({ maxLength: 128, examples: ['flows'] }),
+    resource_id: Type.String({ maxLength: 256, examples: ['flow_onboarding'] }),
+    fields: Type.Array(Type.String(), {
+      description: 'Names of the fields that changed, never their values.',
+      examples: [['name', 'status']]
+    }),
+    at: Timestamp(),
+    request_id: Nullable(Type.String({ maxLength: 128, examples: ['req-1'] }))
+  },
+  key: 'id',
+  keys: 'uuid',
+  required: [],
+  optional: [],
+  filters: ['actor', 'action', 'resource', 'resource_id'],
+  order: 'at',
+  period: true,
+  audited: false,
+  access: { read: 'admin', write: 'admin', operations: ['list'] }
+})
+export type AuditEntry = Row<typeof audit>

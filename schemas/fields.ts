@@ -1,0 +1,56 @@
+import { type TSchema, type TUnsafe, Type } from '@sinclair/typebox'
+
+/**
+ * The vocabulary of columns. Each builder carries an example, so that rows, requests and the
+ * OpenAPI document draw theirs from one place.
+ */
+
+/** UTC, ISO 8601, exactly three decimals and `Z`, as every storage returns it. */
+export const Timestamp = (example = '2026-01-31T09:30:00.000Z') =>
+  Type.String({ format: 'date-time', examples: [example] })
+
+/** A UUIDv7 made by the server. */
+export const Uuid = (example = '019b76da-a800-7000-8000-000000000001') =>
+  Type.String({ format: 'uuid', examples: [example] })
+
+/** An id that a client may choose. Without one the server makes a prefix plus a UUIDv7. */
+export const TextId = (example: string) =>
+  Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$', examples: [example] })
+
+/**
+ * One line of text: 1 to `maxLength` code points, and not only spaces.
+ */
+export const Line = (example: string, maxLength = 200) =>
+  Type.String({ minLength: 1, maxLength, pattern: '\\S', examples: [example] })
+
+/** Free text of any length that fits the body limit; empty by default. */
+export const Text = (example: string) => Type.String({ default: '', examples: [example] })
+
+/**
+ * An address, compared without regard to case and stored lower-case.
+ * 254 is the longest that SMTP can carry (RFC 5321, erratum 1690).
+ */
+export const Email = (example: string) =>
+  Type.String({ format: 'email', maxLength: 254, examples: [example] })
+
+/** One of a closed list of strings. */
+export const Choice = <const Values extends readonly string[]>(
+  values: Values,
+  options: { default?: Values[number]; description?: string } = {}
+): TUnsafe<Values[number]> =>
+  Type.Unsafe<Values[number]>({
+    type: 'string',
+    enum: values,
+    examples: [options.default ?? values[0]],
+    ...options
+  })
+
+/** Any JSON value, kept as it is but for the order of keys. `null` is the same as absent. */
+export const Json = (example: unknown) => Type.Unknown({ examples: [example] })
+
+/** A column that may be empty. Absent in a request is `null` in the row. */
+export const Nullable = <Schema extends TSchema>(schema: Schema) =>
+  Type.Union([schema, Type.Null()], { examples: schema.examples as unknown[] })
+
+/** What a row's `ETag` is made of: grows with every change and is never used again for the same key. */
+export const Version = () => Type.Integer({ minimum: 1, examples: [7] })

@@ -1,0 +1,25 @@
+import { audit } from './audit.js'
+import { connections } from './connections.js'
+import { encryptionKeys } from './encryption-keys.js'
+import { executions } from './executions.js'
+import { flows } from './flows.js'
+import type { AnyResource } from './resource.js'
+import { secrets } from './secrets.js'
+import { sessions } from './sessions.js'
+import { templates } from './templates.js'
+import { tenants } from './tenants.js'
+import { users } from './users.js'
+
+/** Every resource, a line each, a reference's target before its holder. */
+export const resources: readonly AnyResource[] = [
+  tenants,
+  users,
+  sessions,
+  templates,
+  flows,
+  executions,
+  connections,
+  secrets,
+  audit,
+  encryptionKeys
+]

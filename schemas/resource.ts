@@ -1,0 +1,269 @@
+import {
+  type Static,
+  type TObject,
+  type TProperties,
+  type TSchema,
+  type TUnsafe,
+  Type
+} from '@sinclair/typebox'
+import { Timestamp, Uuid, Version } from './fields.js'
+
+/** What a caller may do: each role includes the ones before it. */
+export const roles = ['viewer', 'editor', 'admin'] as const
+export type Role = (typeof roles)[number]
+
+/**
+ * Whose rows these are. `owned`: a `tenant_id` column, and every read and write stays inside one
+ * tenant. `root`: the tenants themselves, so the id is the tenant. `system`: belongs to no tenant.
+ */
+export type Tenancy = 'owned' | 'root' | 'system'
+
+/** A foreign key inside the tenant. `restrict` refuses to delete the target while it is in use. */
+export interface Reference {
+  readonly field: string
+  readonly to: string
+  readonly onDelete: 'restrict' | 'cascade'
+}
+
+/** Fields whose values, together, one row only may have, in the tenant or everywhere. */
+export interface Unique {
+  readonly fields: readonly string[]
+  readonly within: 'tenant' | 'everywhere'
+}
+
+/** How a storage keeps a column. */
+export type ColumnKind = 'text' | 'integer' | 'real' | 'boolean' | 'timestamp' | 'json'
+
+export interface Column {
+  readonly name: string
+  readonly kind: ColumnKind
+  readonly nullable: boolean
+}
+
+export type Operation = 'list' | 'get' | 'create' | 'replace' | 'update' | 'delete'
+
+/** The plain routes of a resource, and the least role that may read and write. */
+export interface Access {
+  readonly read: Role
+  readonly write: Role
+  readonly operations: readonly Operation[]
+}
+
+/** Columns that every row has and no request sets. */
+const stamps = { created_at: Timestamp(), updated_at: Timestamp(), version: Version() }
+const tenantColumn = { tenant_id: Uuid() }
+
+type Stamps = typeof stamps
+type TenantColumn = typeof tenantColumn
+type Name<Fields> = Extract<keyof Fields, string>
+
+/** A declaration, as the files of this folder write it. */
+export interface Declaration<
+  Fields extends TProperties,
+  Required extends Name<Fields>,
+  Optional extends Name<Fields>,
+  Hidden extends Name<Fields>,
+  Filter extends Name<Fields>,
+  WriteOnly extends TProperties,
+  Computed extends TProperties
+> {
+  /** Table name and path segment. */
+  readonly name: string
+  /** One of them: names audit actions (`flow.create`) and OpenAPI components (`Flow`). */
+  readonly singular: string
+  readonly description: string
+  readonly tenancy?: Tenancy
+  /** The columns, without `tenant_id`, `created_at`, `updated_at` and `version`. */
+  readonly fields: Fields
+  readonly key: Name<Fields>
+  /** How a key comes to be: `uuid`, a client's choice or else this prefix plus a UUIDv7, or always given. */
+  readonly keys: 'uuid' | 'given' | { readonly prefix: string }
+  /** Columns that a request must, and may, set. */
+  readonly required: readonly Required[]
+  readonly optional: readonly Optional[]
+  /** Columns that no answer shows. */
+  readonly hidden?: readonly Hidden[]
+  /** Properties of requests that are no column, such as a password. Required to create. */
+  readonly writeOnly?: WriteOnly
+  /** Properties of answers that are no column. */
+  readonly computed?: Computed
+  readonly references?: readonly (Reference & { field: Name<Fields> })[]
+  readonly unique?: readonly Unique[]
+  readonly filters: readonly Filter[]
+  /** The timestamp that lists are sorted by, newest first; the key breaks ties. */
+  readonly order?: Name<Fields> | 'created_at'
+  /** Whether lists take `since` (inclusive) and `until` (exclusive) on `order`. */
+  readonly period?: boolean
+  readonly audited: boolean
+  readonly access?: Access
+}
+
+type Values<Fields extends TProperties> = { [K in keyof Fields]: Static<Fields[K]> }
+type RowOf<Fields extends TProperties, T extends Tenancy> = Values<Fields> &
+  Values<Stamps> &
+  (T extends 'owned' ? Values<TenantColumn> : unknown)
+type CreateOf<
+  Fields extends TProperties,
+  Required,
+  Optional,
+  WriteOnly extends TProperties
+> = Values<Pick<Fields, Extract<Required, keyof Fields>>> &
+  Partial<Values<Pick<Fields, Extract<Optional, keyof Fields>>>> &
+  Values<WriteOnly>
+
+/** An object schema whose static type is `T`. */
+export type Shape<T> = TUnsafe<T> & { readonly $id?: string; readonly properties: TProperties }
+
+/** A declaration together with everything that follows from it. */
+export interface Resource<
+  Row = Record<string, unknown>,
+  Create = Record<string, unknown>,
+  View = Record<string, unknown>,
+  Filter extends string = string
+> {
+  readonly name: string
+  readonly singular: string
+  readonly description: string
+  readonly tenancy: Tenancy
+  readonly key: string
+  readonly keys: 'uuid' | 'given' | { readonly prefix: string }
+  readonly references: readonly Reference[]
+  readonly unique: readonly Unique[]
+  readonly filters: readonly Filter[]
+  readonly order: string
+  readonly period: boolean
+  readonly audited: boolean
+  readonly access: Access | undefined
+  /** The column that confines a row to its tenant, or null where there is none. */
+  readonly scope: 'tenant_id' | 'id' | null
+  readonly columns: readonly Column[]
+  /** The row as storages keep it. */
+  readonly row: Shape<Row>
+  /** The row as answers show it. */
+  readonly view: Shape<View>
+  /** The bodies of POST, PUT and PATCH. */
+  readonly create: Shape<Create>
+  readonly replace: Shape<Create>
+  readonly update: Shape<Partial<Create>>
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: the one place that means "whatever the resource"
+export type AnyResource = Resource<any, any, any, any>
+export type Row<R extends AnyResource> = Static<R['row']>
+export type View<R extends AnyResource> = Static<R['view']>
+export type FilterField<R extends AnyResource> = R['filters'][number]
+
+/** Derives rows, views, bodies and columns from a declaration. */
+export function defineResource<
+  Fields extends TProperties,
+  const Required extends Name<Fields>,
+  const Optional extends Name<Fields>,
+  const Filter extends Name<Fields>,
+  const Hidden extends Name<Fields> = never,
+  WriteOnly extends TProperties = Record<never, never>,
+  Computed extends TProperties = Record<never, never>,
+  const T extends Tenancy = 'owned'
+>(
+  declaration: Declaration<Fields, Required, Optional, Hidden, Filter, WriteOnly, Computed> & {
+    readonly tenancy?: T
+  }
+): Resource<
+  RowOf<Fields, T>,
+  CreateOf<Fields, Required, Optional, WriteOnly>,
+  Values<Omit<Fields, Hidden>> & Values<Computed> & Values<Stamps>,
+  Filter
+> {
+  const { fields, key, keys, required, optional, writeOnly = {}, computed = {} } = declaration
+  const tenancy: Tenancy = declaration.tenancy ?? 'owned'
+  const component = pascalCase(declaration.singular)
+
+  const row = Type.Object({ ...fields, ...(tenancy === 'owned' ? tenantColumn : {}), ...stamps })
+  const shown = Type.Omit(Type.Object({ ...fields }), declaration.hidden ?? [])
+  const view = object(component, { ...shown.properties, ...computed, ...stamps })
+
+  const given: TProperties = { ...writeOnly }
+  for (const name of required) given[name] = fields[name] as TSchema
+  for (const name of optional) given[name] = Type.Optional(fields[name] as TSchema)
+  const keyField = fields[key] as TSchema
+  const chosenKey: TProperties =
+    keys === 'uuid' ? {} : { [key]: keys === 'given' ? keyField : Type.Optional(keyField) }
+  const changes = Object.entries(given).map(([name, field]) => [name, withoutDefault(field)])
+
+  return {
+    name: declaration.name,
+    singular: declaration.singular,
+    description: declaration.description,
+    tenancy,
+    key,
+    keys,
+    references: declaration.references ?? [],
+    unique: declaration.unique ?? [],
+    filters: declaration.filters,
+    order: declaration.order ?? 'created_at',
+    period: declaration.period ?? false,
+    audited: declaration.audited,
+    access: declaration.access,
+    scope: tenancy === 'owned' ? 'tenant_id' : tenancy === 'root' ? 'id' : null,
+    columns: Object.entries(row.properties).map(([name, schema]) => column(name, schema)),
+    row: row as never,
+    view: view as never,
+    create: object(`${component}Create`, { ...chosenKey, ...given }) as never,
+    replace: object(`${component}Replace`, given) as never,
+    update: object(
+      `${component}Update`,
+      Type.Partial(Type.Object(Object.fromEntries(changes))).properties,
+      { minProperties: 1 }
+    ) as never
+  }
+}
+
+/** A named object that refuses unknown properties and shows an example made of its fields'. */
+export function object<Properties extends TProperties>(
+  $id: string,
+  properties: Properties,
+  options: { minProperties?: number; description?: string } = {}
+): TObject<Properties> {
+  const example = Object.entries(properties).map(([name, schema]) => [name, exampleOf(schema)])
+  return Type.Object(properties, {
+    $id,
+    additionalProperties: false,
+    examples: [Object.fromEntries(example)],
+    ...options
+  })
+}
+
+function exampleOf(schema: TSchema): unknown {
+  return (schema.examples as unknown[] | undefined)?.[0] ?? null
+}
+
+/** PATCH changes what is given: a default would change what is not. */
+function withoutDefault(schema: TSchema): TSchema {
+  const { default: _, ...rest } = schema
+  return rest as TSchema
+}
+
+function column(name: string, schema: TSchema): Column {
+  const alternatives = (schema.anyOf as TSchema[] | undefined) ?? [schema]
+  const nullable = alternatives.some((each) => each.type === 'null')
+  const [type = schema] = alternatives.filter((each) => each.type !== 'null')
+  return { name, kind: kindOf(type), nullable }
+}
+
+function kindOf(schema: TSchema): ColumnKind {
+  switch (schema.type) {
+    case 'string':
+      return schema.format === 'date-time' ? 'timestamp' : 'text'
+    case 'integer':
+      return 'integer'
+    case 'number':
+      return 'real'
+    case 'boolean':
+      return 'boolean'
+    default:
+      return 'json'
+  }
+}
+
+function pascalCase(name: string): string {
+  return name.replace(/(?:^|_)([a-z])/g, (_, letter: string) => letter.toUpperCase())
+}

@@ -1,0 +1,39 @@
+import { Type } from '@sinclair/typebox'
+import { Nullable, Timestamp } from './fields.js'
+import { defineResource, type Row } from './resource.js'
+
+export const secrets = defineResource({
+  name: 'secrets',
+  singular: 'secret',
+  description:
+    'Values that flows need and nobody reads back: the API shows what is about them only.',
+  fields: {
+    name: Type.String({
+      description: 'Any letters, digits and signs but spaces, control characters, / and \\.',
+      minLength: 1,
+      maxLength: 128,
+      pattern: '^[^\\s\\p{C}/\\\\]+$',
+      examples: ['SLACK_TOKEN']
+    }),
+    /** Base64: nonce (12 bytes), AES-256-GCM ciphertext, tag (16 bytes). */
+    ciphertext: Type.String(),
+    /** Which of the configured encryption keys opens the ciphertext. */
+    key_id: Type.String(),
+    expires_at: Nullable(Timestamp('2027-01-31T00:00:00.000Z'))
+  },
+  key: 'name',
+  keys: 'given',
+  required: [],
+  optional: ['expires_at'],
+  hidden: ['ciphertext', 'key_id'],
+  writeOnly: { value: Type.String({ minLength: 1, maxLength: 65_536, examples: ['xoxb-…'] }) },
+  computed: { expired: Type.Boolean({ examples: [false] }) },
+  filters: [],
+  audited: true,
+  access: {
+    read: 'viewer',
+    write: 'editor',
+    operations: ['list', 'get', 'create', 'replace', 'delete']
+  }
+})
+export type Secret = Row<typeof secrets>

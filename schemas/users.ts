@@ -1,0 +1,44 @@
+import { Type } from '@sinclair/typebox'
+import { Choice, Email, Line, Nullable, Uuid } from './fields.js'
+import { defineResource, type Row, roles } from './resource.js'
+
+/**
+ * 8 is the least and 64 the least maximum of NIST SP 800-63B, 5.1.1.2; the upper bound here only
+ * keeps hashing cheap.
+ */
+export const Password = () =>
+  Type.String({ minLength: 8, maxLength: 256, examples: ['correct horse battery staple'] })
+
+export const users = defineResource({
+  name: 'users',
+  singular: 'user',
+  description: 'People of a tenant. An address belongs to one user of one tenant.',
+  fields: {
+    id: Uuid(),
+    email: Email('ada@example.com'),
+    name: Line('Ada Lovelace'),
+    role: Choice(roles, { default: 'viewer' }),
+    /** argon2id in PHC format; null where another service keeps the passwords. */
+    password_hash: Nullable(Type.String())
+  },
+  key: 'id',
+  keys: 'uuid',
+  required: ['email', 'name'],
+  optional: ['role'],
+  hidden: ['password_hash'],
+  writeOnly: { password: Password() },
+  computed: { tenant_name: Line('Acme') },
+  unique: [
+    { fields: ['email'], within: 'everywhere' },
+    // A token names the user and not the tenant, so the id alone must find the row.
+    { fields: ['id'], within: 'everywhere' }
+  ],
+  filters: ['role', 'email'],
+  audited: true,
+  access: {
+    read: 'admin',
+    write: 'admin',
+    operations: ['list', 'get', 'create', 'update', 'delete']
+  }
+})
+export type User = Row<typeof users>
