@@ -1,6 +1,6 @@
 import { Type } from '@sinclair/typebox'
 import { Choice, Json, Nullable, TextId, Timestamp, Uuid } from './fields.js'
-import { defineResource, type Row } from './resource.js'
+import { defineResource, object, type Row } from './resource.js'
 
 export const executionStatuses = ['queued', 'running', 'success', 'failed', 'cancelled'] as const
 export type ExecutionStatus = (typeof executionStatuses)[number]
@@ -30,3 +30,21 @@ export const executions = defineResource({
   access: { read: 'viewer', write: 'editor', operations: ['list', 'get'] }
 })
 export type Execution = Row<typeof executions>
+
+/** Where an execution may go from each status. */
+export const transitions: Readonly<Record<ExecutionStatus, readonly ExecutionStatus[]>> = {
+  queued: ['running'],
+  running: ['success', 'failed', 'cancelled'],
+  success: [],
+  failed: [],
+  cancelled: []
+}
+
+/** The body of PATCH /executions/:id: the next status, and what came of the run. */
+export const ExecutionUpdate = object('ExecutionUpdate', {
+  status: Choice(['running', 'success', 'failed', 'cancelled']),
+  error: Type.Optional(
+    Nullable(Type.String({ examples: ['The mail server refused the message.'] }))
+  ),
+  output: Type.Optional(Nullable(Json({ sent: true })))
+})

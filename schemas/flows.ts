@@ -1,5 +1,6 @@
+import { Type } from '@sinclair/typebox'
 import { Choice, Json, Line, Nullable, TextId } from './fields.js'
-import { defineResource, type Row } from './resource.js'
+import { defineResource, object, type Row } from './resource.js'
 
 export const flows = defineResource({
   name: 'flows',
@@ -26,3 +27,9 @@ export const flows = defineResource({
   }
 })
 export type Flow = Row<typeof flows>
+
+/** The body of POST /templates/:id/flows: what is absent comes from the template. */
+export const FlowFromTemplate = object('FlowFromTemplate', {
+  id: Type.Optional(TextId('flow_onboarding')),
+  name: Type.Optional(Line('Onboarding'))
+})

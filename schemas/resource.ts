@@ -38,6 +38,8 @@ export interface Column {
   readonly name: string
   readonly kind: ColumnKind
   readonly nullable: boolean
+  /** Whether letters are kept in lower case, so that addresses compare without regard to case. */
+  readonly lowerCase: boolean
 }
 
 export type Operation = 'list' | 'get' | 'create' | 'replace' | 'update' | 'delete'
@@ -137,6 +139,9 @@ export interface Resource<
   /** The column that confines a row to its tenant, or null where there is none. */
   readonly scope: 'tenant_id' | 'id' | null
   readonly columns: readonly Column[]
+  /** Columns that no answer shows, and the properties of requests that they are made of. */
+  readonly hidden: readonly string[]
+  readonly writeOnly: readonly string[]
   /** The row as storages keep it. */
   readonly row: Shape<Row>
   /** The row as answers show it. */
@@ -205,6 +210,8 @@ export function defineResource<
     access: declaration.access,
     scope: tenancy === 'owned' ? 'tenant_id' : tenancy === 'root' ? 'id' : null,
     columns: Object.entries(row.properties).map(([name, schema]) => column(name, schema)),
+    hidden: declaration.hidden ?? [],
+    writeOnly: Object.keys(writeOnly),
     row: row as never,
     view: view as never,
     create: object(`${component}Create`, { ...chosenKey, ...given }) as never,
@@ -246,7 +253,7 @@ function column(name: string, schema: TSchema): Column {
   const alternatives = (schema.anyOf as TSchema[] | undefined) ?? [schema]
   const nullable = alternatives.some((each) => each.type === 'null')
   const [type = schema] = alternatives.filter((each) => each.type !== 'null')
-  return { name, kind: kindOf(type), nullable }
+  return { name, kind: kindOf(type), nullable, lowerCase: type.format === 'email' }
 }
 
 function kindOf(schema: TSchema): ColumnKind {

@@ -1,6 +1,6 @@
 import { Type } from '@sinclair/typebox'
 import { Choice, Email, Line, Nullable, Uuid } from './fields.js'
-import { defineResource, type Row, roles } from './resource.js'
+import { defineResource, object, type Row, roles } from './resource.js'
 
 /**
  * 8 is the least and 64 the least maximum of NIST SP 800-63B, 5.1.1.2; the upper bound here only
@@ -42,3 +42,7 @@ export const users = defineResource({
   }
 })
 export type User = Row<typeof users>
+
+const { role: _, ...own } = users.update.properties
+/** What users may change of themselves. */
+export const UserSelfUpdate = object('UserSelfUpdate', own, { minProperties: 1 })

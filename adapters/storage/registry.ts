@@ -1,5 +1,6 @@
 import type { Environment } from '../../schemas/environment.js'
 import type { Driver } from './driver.js'
+import { StorageError } from './errors.js'
 
 /** A storage that the environment can choose. */
 export interface StorageEntry {
@@ -22,3 +23,19 @@ export const storages: readonly StorageEntry[] = [
   },
   { kind: 'memory', needs: [], open: async () => (await import('./memory.js')).openMemory() }
 ]
+
+/** @throws StorageError `driver_missing` where a package of the storage is not installed. */
+export async function openDriver(entry: StorageEntry, env: Environment): Promise<Driver> {
+  try {
+    return await entry.open(env)
+  } catch (cause) {
+    if (!isModuleMissing(cause)) throw cause
+    const message = `The packages of the ${entry.kind} storage are not installed. Run npm ci.`
+    throw new StorageError('driver_missing', { cause }, message)
+  }
+}
+
+function isModuleMissing(error: unknown): boolean {
+  const { code } = error as NodeJS.ErrnoException
+  return code === 'ERR_MODULE_NOT_FOUND' || code === 'MODULE_NOT_FOUND'
+}

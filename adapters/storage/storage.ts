@@ -1,4 +1,4 @@
-import type { AnyResource, Column } from '../../schemas/resource.js'
+import type { AnyResource, Column, Unique } from '../../schemas/resource.js'
 import { decodeCursor, encodeCursor, listDigest } from './cursor.js'
 import type { Driver, DriverChange, DriverRow, Position } from './driver.js'
 import { StorageError } from './errors.js'
@@ -82,16 +82,27 @@ export function positionOf(resource: AnyResource, row: DriverRow): Position {
 function driverScope(resource: AnyResource, tenant: Scope): TenantId | null {
   if (resource.scope === null && tenant !== SYSTEM)
     throw new TypeError(`${resource.name} belong to no tenant: read them as SYSTEM`)
+  if (tenant === ACROSS_TENANTS && !hasGlobalKey(resource))
+    throw new TypeError(`${resource.name} of two tenants may have one key: read each tenant's`)
   return tenant === ACROSS_TENANTS ? null : tenant
+}
+
+/** Whether a key names one row among those of all tenants, so that it breaks every tie. */
+function hasGlobalKey({ scope, key, unique }: AnyResource): boolean {
+  const alone = ({ fields, within }: Unique) => within === 'everywhere' && fields.join() === key
+  return scope !== 'tenant_id' || unique.some(alone)
 }
 
 function normalise(resource: AnyResource, query: Query<AnyResource>) {
   const filter = Object.entries(query.filter ?? {})
     .filter(([, value]) => value !== undefined)
     .sort(([a], [b]) => (a < b ? -1 : 1))
-  for (const [field] of filter)
-    if (!resource.filters.includes(field))
-      throw new TypeError(`${resource.name} cannot be filtered by ${field}`)
+    .map(([field, value]): [string, unknown] => {
+      if (!resource.filters.includes(field))
+        throw new TypeError(`${resource.name} cannot be filtered by ${field}`)
+      const column = (resource.columns as Column[]).find(({ name }) => name === field) as Column
+      return [field, normalValue(column, value)]
+    })
   if (!(Number.isInteger(query.limit) && query.limit >= 1 && query.limit <= 1000))
     throw new RangeError(`limit must be from 1 to 1000, not ${query.limit}`)
   return {
@@ -124,7 +135,7 @@ function completeChange(tenant: TenantId, stamp: string, change: Change): Driver
       const set: Record<string, unknown> = { updated_at: stamp }
       const given = change.set as Record<string, unknown>
       for (const column of resource.columns as Column[])
-        if (given[column.name] !== undefined)
+        if (given[column.name] !== undefined && !isFixed(resource, column))
           set[column.name] = normalValue(column, given[column.name])
       return { op: 'update', resource, key: change.key, expect: change.expect, set }
     }
@@ -135,13 +146,30 @@ function completeChange(tenant: TenantId, stamp: string, change: Change): Driver
   }
 }
 
-function normalValue(column: Column, value: unknown): unknown {
+/** What no caller sets in a row that exists: where it is, and its stamps. */
+function isFixed({ key, scope }: AnyResource, { name }: Column): boolean {
+  return [key, scope, 'created_at', 'updated_at', 'version'].includes(name)
+}
+
+/** A value of a column as every storage keeps it. */
+export function normalValue(column: Column, value: unknown): unknown {
   if (value === undefined || value === null) return null
-  return column.kind === 'timestamp' ? timestamp(value as string) : value
+  if (column.kind === 'timestamp') return timestamp(value as string)
+  if (column.kind === 'json') return frozenCopy(value)
+  return column.lowerCase ? (value as string).toLowerCase() : value
 }
 
 function timestamp(text: string): string {
   const normal = toTimestamp(text)
   if (normal === null) throw new RangeError(`${text} is not a time between the years 1 and 9999`)
   return normal
+}
+
+/** A copy that nobody can change: the caller keeps the original, and drivers may hand this out. */
+function frozenCopy(value: unknown): unknown {
+  if (typeof value !== 'object' || value === null) return value
+  if (Array.isArray(value)) return Object.freeze(value.map(frozenCopy))
+  // Not by assignment, which would take a key named `__proto__` for the prototype.
+  const entries = Object.entries(value).map(([key, inner]) => [key, frozenCopy(inner)])
+  return Object.freeze(Object.fromEntries(entries))
 }

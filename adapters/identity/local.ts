@@ -1,0 +1,196 @@
+import { createSigner, createVerifier } from 'fast-jwt'
+import { v7 as uuid } from 'uuid'
+import { type Session, sessions } from '../../schemas/sessions.js'
+import { type User, users } from '../../schemas/users.js'
+import { StorageError } from '../storage/errors.js'
+import { ACROSS_TENANTS, type Change, type Storage, type TenantId } from '../storage/port.js'
+import type { AccountChange, Identity, SignedIn } from './port.js'
+
+/** Makes and checks password hashes. */
+export interface PasswordHasher {
+  hash(password: string): Promise<string>
+  verify(hash: string, password: string): Promise<boolean>
+}
+
+export interface LocalIdentityOptions {
+  readonly storage: Storage
+  /** Signs the tokens; at least 32 characters. */
+  readonly secret: string
+  /** argon2id by default. */
+  readonly hasher?: PasswordHasher
+  /** Life of an access token in seconds; 15 minutes by default. */
+  readonly tokenLife?: number
+  /** Life of a session without use in seconds; 30 days by default. */
+  readonly sessionLife?: number
+}
+
+interface AccessClaims {
+  readonly sub: string
+  readonly tid: string
+  readonly sid: string
+}
+interface RefreshClaims extends AccessClaims {
+  /** The session's generation when the token was made. */
+  readonly gen: number
+}
+
+const ISSUER = 'workflow-api'
+
+/**
+ * Sign-in against the users table: argon2id hashes, short access tokens, refresh tokens that can
+ * be exchanged once. A refresh token seen again means that somebody copied it, so it ends the
+ * session and with it every token that descends from the sign-in.
+ */
+export async function openLocalIdentity(options: LocalIdentityOptions): Promise<Identity> {
+  const { storage, secret } = options
+  const tokenLife = options.tokenLife ?? 15 * 60
+  const sessionLife = options.sessionLife ?? 30 * 24 * 60 * 60
+  const hasher = options.hasher ?? (await argon2id())
+  // What a password is held against when the address is unknown, so that both take as long.
+  const nobody = await hasher.hash(uuid())
+
+  const signAccess = signer('access', tokenLife)
+  const signRefresh = signer('refresh', sessionLife)
+  const verifyAccess = verifier<AccessClaims>('access', 10_000)
+  const verifyRefresh = verifier<RefreshClaims>('refresh', 0)
+
+  function signer(audience: string, life: number) {
+    return createSigner({
+      key: secret,
+      algorithm: 'HS256',
+      iss: ISSUER,
+      aud: audience,
+      expiresIn: life * 1000
+    })
+  }
+
+  function verifier<Claims>(audience: string, cache: number) {
+    const verify = createVerifier({
+      key: secret,
+      algorithms: ['HS256'],
+      allowedIss: ISSUER,
+      allowedAud: audience,
+      cache
+    })
+    return (token: string): Claims | null => {
+      try {
+        return verify(token)
+      } catch {
+        return null
+      }
+    }
+  }
+
+  function issue(session: Readonly<Session>): SignedIn {
+    const claims = { sub: session.user_id, tid: session.tenant_id, sid: session.id }
+    return {
+      userId: session.user_id,
+      tokens: {
+        token: signAccess(claims),
+        refresh_token: signRefresh({ ...claims, gen: session.generation }),
+        expires_in: tokenLife
+      }
+    }
+  }
+
+  function expiry(): string {
+    return new Date(Date.now() + sessionLife * 1000).toISOString()
+  }
+
+  async function startSession(user: Readonly<User>): Promise<SignedIn> {
+    const row = { id: uuid(), user_id: user.id, generation: 0, expires_at: expiry() }
+    const [session] = await storage.commit({
+      tenant: user.tenant_id as TenantId,
+      changes: [{ op: 'insert', resource: sessions, row }]
+    })
+    return issue(session)
+  }
+
+  async function endSession(tenant: TenantId, key: string): Promise<void> {
+    try {
+      await storage.commit({ tenant, changes: [{ op: 'delete', resource: sessions, key }] })
+    } catch (error) {
+      if (!isCode(error, 'not_found')) throw error
+    }
+  }
+
+  return {
+    kind: 'local',
+
+    async verify(token) {
+      return verifyAccess(token)?.sub ?? null
+    },
+
+    async signIn(email, password) {
+      const from = { resource: users, tenant: ACROSS_TENANTS } as const
+      const { rows } = await storage.list(from, { filter: { email }, limit: 1 })
+      const [user] = rows
+      const right = await hasher.verify(user?.password_hash ?? nobody, password)
+      return user?.password_hash && right ? startSession(user) : null
+    },
+
+    async refresh(refreshToken) {
+      const claims = verifyRefresh(refreshToken)
+      if (!claims) return null
+      const tenant = claims.tid as TenantId
+      const session = await storage.get({ resource: sessions, tenant }, claims.sid)
+      if (!session) return null
+      try {
+        if (session.generation !== claims.gen) throw new StorageError('stale')
+        const set = { generation: session.generation + 1, expires_at: expiry() }
+        const [renewed] = await storage.commit({
+          tenant,
+          changes: [
+            { op: 'update', resource: sessions, key: session.id, expect: session.version, set }
+          ]
+        })
+        return issue(renewed)
+      } catch (error) {
+        // Used before, or at the same moment by somebody else: which of the two is the thief
+        // cannot be told.
+        if (isCode(error, 'stale')) await endSession(tenant, session.id)
+        else if (!isCode(error, 'not_found')) throw error
+        return null
+      }
+    },
+
+    async signOut(token) {
+      const claims = verifyAccess(token)
+      if (claims) await endSession(claims.tid as TenantId, claims.sid)
+    },
+
+    async createAccount({ password }) {
+      return accountChange({ password_hash: await hasher.hash(password) })
+    },
+
+    async updateAccount(_user, { password }) {
+      return password === undefined
+        ? accountChange({})
+        : accountChange({ password_hash: await hasher.hash(password) })
+    },
+
+    async deleteAccount() {
+      return accountChange({})
+    }
+  }
+}
+
+/** The row is all there is, so there is nothing to finish or to undo. */
+function accountChange(
+  columns: AccountChange['columns'],
+  changes: readonly Change[] = []
+): AccountChange {
+  const nothing = async () => {}
+  return { columns, changes, finish: nothing, undo: nothing }
+}
+
+/** OWASP's first choice for argon2id: 19 MiB of memory, two passes, one lane. */
+async function argon2id(): Promise<PasswordHasher> {
+  const { hash, verify } = await import('@node-rs/argon2')
+  const cost = { memoryCost: 19_456, timeCost: 2, parallelism: 1 }
+  return { hash: (password) => hash(password, cost), verify }
+}
+
+function isCode(error: unknown, code: StorageError['code']): boolean {
+  return error instanceof StorageError && error.code === code
+}

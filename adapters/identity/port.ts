@@ -1,0 +1,73 @@
+import type { User } from '../../schemas/users.js'
+import type { Change } from '../storage/port.js'
+
+export interface Tokens {
+  /** Proves for `expires_in` seconds who the user is. */
+  readonly token: string
+  /** Good for one exchange against new tokens. */
+  readonly refresh_token: string
+  /** Seconds. */
+  readonly expires_in: number
+}
+
+export interface SignedIn {
+  readonly userId: string
+  readonly tokens: Tokens
+}
+
+export interface Account {
+  readonly id: string
+  readonly email: string
+  readonly password: string
+}
+
+/**
+ * One side of a change to a user, whose other side is the row. What must happen before the row's
+ * commit has happened when a caller gets this; the caller adds `columns` and `changes` to the
+ * commit, then calls `finish`, or `undo` if the commit failed.
+ */
+export interface AccountChange {
+  /** Columns of the user's row. */
+  readonly columns: Partial<Pick<User, 'password_hash'>>
+  /** Changes that belong into the same commit. */
+  readonly changes: readonly Change[]
+  finish(): Promise<void>
+  undo(): Promise<void>
+}
+
+/**
+ * Who somebody is. What they may do is in the users table, which is the one truth about roles,
+ * tenants and whether the user still exists.
+ */
+export interface Identity {
+  readonly kind: string
+  /** The user that a valid access token names; null for every other string. */
+  verify(token: string): Promise<string | null>
+  /** Null for an unknown address and for a wrong password, at the same cost. */
+  signIn(email: string, password: string): Promise<SignedIn | null>
+  /** Null for a refresh token that is spent, expired or not ours. */
+  refresh(refreshToken: string): Promise<SignedIn | null>
+  /** Ends the session that an access token belongs to. */
+  signOut(token: string): Promise<void>
+  /** @throws AccountError where the password or the address cannot be accepted. */
+  createAccount(account: Account): Promise<AccountChange>
+  updateAccount(
+    user: Readonly<User>,
+    change: Partial<Pick<Account, 'email' | 'password'>>
+  ): Promise<AccountChange>
+  deleteAccount(user: Readonly<User>): Promise<AccountChange>
+}
+
+export type AccountErrorCode = 'email_taken' | 'password_refused'
+
+/** An account that cannot be as asked. */
+export class AccountError extends Error {
+  override readonly name = 'AccountError'
+  constructor(
+    readonly code: AccountErrorCode,
+    message: string,
+    options?: ErrorOptions
+  ) {
+    super(message, options)
+  }
+}

@@ -1,0 +1,16 @@
+import type { Environment } from '../../schemas/environment.js'
+import type { Storage } from '../storage/port.js'
+import type { Identity } from './port.js'
+
+export interface IdentityOptions {
+  readonly env: Environment
+  readonly storage: Storage
+  /** Signs the tokens of the local identity. */
+  readonly secret: string
+}
+
+/** Which sign-in goes with which storage: Supabase has its own, the others have the local one. */
+export async function openIdentity({ storage, secret }: IdentityOptions): Promise<Identity> {
+  const { openLocalIdentity } = await import('./local.js')
+  return openLocalIdentity({ storage, secret })
+}

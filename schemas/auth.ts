@@ -1,0 +1,43 @@
+import { Type } from '@sinclair/typebox'
+import { Email, Line } from './fields.js'
+import { object } from './resource.js'
+import { Password, users } from './users.js'
+
+/** The bodies and answers of sign-in. */
+
+export const Registration = object('Registration', {
+  tenant_name: Line('Acme'),
+  name: Line('Ada Lovelace'),
+  email: Email('ada@example.com'),
+  password: Password()
+})
+
+export const Credentials = object('Credentials', {
+  email: Email('ada@example.com'),
+  // Shorter than any that can be chosen is wrong, not invalid: both must answer the same.
+  password: Type.String({
+    minLength: 1,
+    maxLength: 256,
+    examples: Password().examples as unknown[]
+  })
+})
+
+const refreshToken = Type.String({ minLength: 1, maxLength: 4096, examples: ['eyJhbGciOi…'] })
+
+export const RefreshRequest = object('RefreshRequest', { refresh_token: refreshToken })
+
+export const Tokens = object('Tokens', {
+  token: Type.String({
+    description: 'Sent with each request as `Authorization: Bearer …`.',
+    examples: ['eyJhbGciOi…']
+  }),
+  refresh_token: refreshToken,
+  expires_in: Type.Integer({ description: 'Life of the token in seconds.', examples: [900] })
+})
+
+export const SignedIn = object('SignedIn', {
+  user: Type.Unsafe<typeof users.view.static>(
+    Type.Ref(users.view.$id as string, { examples: users.view.examples as unknown[] })
+  ),
+  ...Tokens.properties
+})

@@ -1,0 +1,142 @@
+import { randomUUID } from 'node:crypto'
+import cors from '@fastify/cors'
+import helmet from '@fastify/helmet'
+import rateLimit, { type RateLimitOptions } from '@fastify/rate-limit'
+import fastify, { type FastifyInstance, type FastifyServerOptions, LogController } from 'fastify'
+import type { Redis } from 'ioredis'
+import type { Identity } from '../adapters/identity/port.js'
+import type { Storage } from '../adapters/storage/port.js'
+import { audit } from '../schemas/audit.js'
+import { connections } from '../schemas/connections.js'
+import type { Environment } from '../schemas/environment.js'
+import { templates } from '../schemas/templates.js'
+import { createAccounts } from './accounts.js'
+import { authenticate } from './authenticate.js'
+import { assertClean } from './clean-values.js'
+import { documentation } from './documentation.js'
+import type { Keyring } from './encryption.js'
+import { sendError, sendProblem } from './errors.js'
+import { ApiError } from './problems.js'
+import { authRoutes } from './routes/auth.js'
+import { executionRoutes } from './routes/executions.js'
+import { flowRoutes } from './routes/flows.js'
+import { resourceRoutes } from './routes/resources.js'
+import { secretRoutes } from './routes/secrets.js'
+import { statusRoutes } from './routes/status.js'
+import { userRoutes } from './routes/users.js'
+import { createUsers } from './users.js'
+import { buildValidator } from './validator.js'
+import { version } from './version.js'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** For routes that cost a password hash, or that guess at one. */
+    signInLimit: RateLimitOptions
+  }
+}
+
+export interface AppOptions {
+  readonly env: Environment
+  readonly storage: Storage
+  readonly identity: Identity
+  readonly keyring: Keyring
+  /** Shared by the instances that count rate limits together. */
+  readonly redis?: Redis
+  /** Standard output at the environment's level by default. */
+  readonly logger?: FastifyServerOptions['logger']
+}
+
+/** The API, ready to listen or to be injected requests. It owns none of what it is given. */
+export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
+  const { env, storage, identity, keyring } = options
+  const app = fastify({
+    logger: options.logger ?? { level: env.LOG_LEVEL },
+    // One line for each request, written by the hook below.
+    logController: new LogController({ disableRequestLogging: true }),
+    genReqId: () => randomUUID(),
+    bodyLimit: env.BODY_LIMIT,
+    trustProxy: env.TRUST_PROXY ?? false,
+    // 128 characters of a key, each up to 12 when percent-encoded.
+    routerOptions: { maxParamLength: 1536 },
+    frameworkErrors: (error, request, reply) => void sendError(error, request, reply),
+    schemaController: { compilersFactory: { buildValidator } }
+  })
+
+  app.removeContentTypeParser('text/plain')
+  app.setErrorHandler(sendError)
+  app.setNotFoundHandler((request, reply) =>
+    sendProblem(
+      new ApiError(
+        'route_not_found',
+        `${request.method} has nothing at this address. See /api/docs.`
+      ),
+      request,
+      reply
+    )
+  )
+  app.decorateRequest('caller', null)
+
+  await app.register(helmet, {
+    contentSecurityPolicy: {
+      useDefaults: false,
+      directives: { defaultSrc: ["'none'"], frameAncestors: ["'none'"] }
+    }
+  })
+  if (env.CORS_ORIGIN)
+    await app.register(cors, {
+      origin: env.CORS_ORIGIN === '*' ? '*' : env.CORS_ORIGIN.split(',').map((each) => each.trim()),
+      methods: ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'],
+      exposedHeaders: ['ETag', 'Link', 'Location', 'X-Total-Count', 'X-Request-Id', 'Retry-After']
+    })
+  await app.register(rateLimit, {
+    global: false,
+    enableDraftSpec: true,
+    ...(options.redis ? { redis: options.redis, skipOnError: true } : {}),
+    errorResponseBuilder: (_request, { after }) =>
+      new ApiError('rate_limited', `Too many tries from this address. Try again in ${after}.`)
+  })
+  app.decorate('signInLimit', { max: env.AUTH_RATE_LIMIT_PER_MINUTE, timeWindow: '1 minute' })
+
+  const accounts = createAccounts(storage)
+  app.addHook('onRoute', requireRole)
+  app.addHook('onRequest', async (request, reply) => {
+    reply.header('x-request-id', request.id)
+  })
+  app.addHook('onRequest', authenticate(storage, identity, accounts))
+  app.addHook('preValidation', async ({ body, query, params }) => {
+    assertClean(params, 'path')
+    assertClean(query, 'query')
+    assertClean(body, 'body')
+  })
+  app.addHook('onResponse', async ({ log, method, routeOptions, ip }, reply) => {
+    // The route and not the address: queries and ids are nobody's business in a log.
+    const { statusCode, elapsedTime } = reply
+    const ms = Math.round(elapsedTime * 100) / 100
+    log.info({ method, route: routeOptions.url, status: statusCode, ms, ip }, 'request')
+  })
+
+  await documentation(app, version)
+  await app.register(
+    async (api) => {
+      const users = createUsers(storage, identity, accounts)
+      const registration = env.REGISTRATION
+      statusRoutes(api, storage, version)
+      authRoutes(api, { storage, identity, accounts, users, registration })
+      userRoutes(api, users)
+      resourceRoutes(api, templates)
+      flowRoutes(api)
+      executionRoutes(api)
+      resourceRoutes(api, connections)
+      secretRoutes(api, keyring)
+      resourceRoutes(api, audit)
+    },
+    { prefix: '/api' }
+  )
+  return app
+}
+
+/** A route that forgot to say who may call it stops the start. */
+function requireRole(route: { url: string; config?: { role?: unknown } }): void {
+  if (route.url.startsWith('/api/docs')) route.config = { ...route.config, role: 'anyone' }
+  if (route.config?.role === undefined) throw new Error(`${route.url} does not state its role`)
+}

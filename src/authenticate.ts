@@ -1,0 +1,29 @@
+import type { FastifyRequest } from 'fastify'
+import type { Identity } from '../adapters/identity/port.js'
+import type { Storage } from '../adapters/storage/port.js'
+import type { Accounts } from './accounts.js'
+import { ApiError } from './problems.js'
+import { includesRole, unauthenticated } from './route.js'
+import { createStore } from './store.js'
+
+/** Admits a request to its route: finds out who calls, and whether the role is enough. */
+export function authenticate(storage: Storage, identity: Identity, accounts: Accounts) {
+  return async (request: FastifyRequest): Promise<void> => {
+    const { role } = request.routeOptions.config
+    // Without a role it is no route of ours: the answer is 404, signed in or not.
+    if (role === undefined || role === 'anyone') return
+    const token = bearerToken(request.headers.authorization)
+    const userId = await identity.verify(token)
+    const account = userId === null ? null : await accounts.get(userId)
+    if (!account) unauthenticated('The token is not valid, or no more. Sign in again.')
+    if (!includesRole(account.role, role))
+      throw new ApiError('forbidden', `This takes the role ${role}; yours is ${account.role}.`)
+    const origin = { tenant: account.tenant, actor: account.id, requestId: request.id }
+    request.caller = { account, token, store: createStore(storage, origin) }
+  }
+}
+
+function bearerToken(header: string | undefined): string {
+  const [, token] = /^Bearer +([^ ]+)$/i.exec(header ?? '') ?? []
+  return token ?? unauthenticated('Send a token from sign-in as Authorization: Bearer <token>.')
+}

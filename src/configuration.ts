@@ -1,0 +1,74 @@
+import type { ErrorObject } from 'ajv'
+import { type StorageEntry, storages } from '../adapters/storage/registry.js'
+import { Environment } from '../schemas/environment.js'
+import { createAjv, describeViolation } from './validator.js'
+
+/** A mistake in the configuration: the message names the variable and is for the operator. */
+export class ConfigurationError extends Error {
+  override readonly name = 'ConfigurationError'
+}
+
+/** Adds the files' variables to the process's: what is set already wins, then `.env.local`. */
+export function loadEnvironmentFiles(): void {
+  for (const file of ['.env.local', '.env'])
+    try {
+      process.loadEnvFile(file)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    }
+}
+
+const check = createAjv({ coerceTypes: true, allErrors: false }).compile<Environment>(Environment)
+
+/** @throws ConfigurationError for the first variable that is not as declared. */
+export function readEnvironment(source: NodeJS.ProcessEnv): Environment {
+  // `NAME=` in a file means that it is not set.
+  const given = Object.keys(Environment.properties)
+    .filter((name) => source[name])
+    .map((name) => [name, source[name]])
+  const environment: unknown = Object.fromEntries(given)
+  if (check(environment)) return environment
+  const [error] = check.errors ?? []
+  const name = error?.instancePath.slice(1)
+  throw new ConfigurationError(
+    `${name} ${describeViolation(error as ErrorObject)}. See .env.example.`
+  )
+}
+
+export interface StorageChoice {
+  readonly entry: StorageEntry
+  /** Why this one, for the start-up message. */
+  readonly reason: string
+}
+
+/** @throws ConfigurationError where variables that belong together are half set. */
+export function chooseStorage(env: Environment): StorageChoice {
+  if (env.STORAGE) {
+    const entry = storages.find(({ kind }) => kind === env.STORAGE)
+    if (!entry) throw new ConfigurationError(`STORAGE=${env.STORAGE} is not available.`)
+    const missing = missingOf(entry, env)
+    // SQLite alone has a place to fall back on.
+    if (missing.length && entry.kind !== 'sqlite')
+      throw new ConfigurationError(`STORAGE=${env.STORAGE} needs ${missing.join(' and ')}.`)
+    return { entry, reason: `STORAGE=${env.STORAGE}` }
+  }
+  for (const entry of storages) {
+    const missing = missingOf(entry, env)
+    if (missing.length === 0)
+      return {
+        entry,
+        reason: entry.needs.length ? `${entry.needs.join(' and ')} set` : 'no storage is configured'
+      }
+    if (missing.length < entry.needs.length) {
+      const set = entry.needs.filter((name) => !missing.includes(name))
+      throw new ConfigurationError(
+        `${set.join(' and ')} is set without ${missing.join(' and ')}: set both for ${entry.kind}, or neither.`
+      )
+    }
+  }
+  throw new ConfigurationError('No storage is available.')
+}
+
+function missingOf({ needs }: StorageEntry, env: Environment): string[] {
+  return needs.filter((name) => env[name] === undefined)
+}

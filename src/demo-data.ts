@@ -1,0 +1,113 @@
+import type { Identity } from '../adapters/identity/port.js'
+import type { NewRow, Storage, TenantId } from '../adapters/storage/port.js'
+import { connections } from '../schemas/connections.js'
+import { executions } from '../schemas/executions.js'
+import { flows } from '../schemas/flows.js'
+import type { AnyResource } from '../schemas/resource.js'
+import { secrets } from '../schemas/secrets.js'
+import { templates } from '../schemas/templates.js'
+import { tenants } from '../schemas/tenants.js'
+import { users } from '../schemas/users.js'
+import type { Keyring } from './encryption.js'
+import { createStore } from './store.js'
+import { together } from './users.js'
+
+/** Known to everybody, so it must never be the way into something real. */
+export const demoLogin = { email: 'admin@example.com', password: 'admin123' } as const
+
+const tenant = '019b76da-a800-7000-8000-000000000000' as TenantId
+const adminId = '019b76da-a800-7000-8000-000000000001'
+
+/** A row of the demo; keys are fixed, so that filling twice changes nothing. */
+type DemoRow<R extends AnyResource = AnyResource> = readonly [resource: R, row: NewRow<R>]
+
+function demoRow<R extends AnyResource>(resource: R, row: NewRow<R>): DemoRow {
+  return [resource, row as never]
+}
+
+const welcome = { steps: [{ send: 'welcome', to: '{{customer.email}}' }] }
+const digest = { steps: [{ query: 'orders' }, { post: 'slack', channel: '#sales' }] }
+
+const rows = [
+  demoRow(templates, {
+    id: 'tpl_welcome',
+    name: 'Welcome e-mail',
+    description: 'Greets a new customer.',
+    definition: welcome
+  }),
+  demoRow(templates, {
+    id: 'tpl_digest',
+    name: 'Daily digest',
+    description: 'Posts the orders of the day.',
+    definition: digest
+  }),
+  demoRow(flows, {
+    id: 'flow_onboarding',
+    name: 'Onboarding',
+    status: 'active',
+    definition: welcome,
+    template_id: 'tpl_welcome'
+  }),
+  demoRow(flows, {
+    id: 'flow_digest',
+    name: 'Sales digest',
+    status: 'draft',
+    definition: digest,
+    template_id: 'tpl_digest'
+  }),
+  demoRow(executions, {
+    id: '019b76da-a800-7000-8000-000000000011',
+    flow_id: 'flow_onboarding',
+    status: 'success',
+    started_at: '2026-01-31T09:30:00.000Z',
+    finished_at: '2026-01-31T09:30:02.000Z',
+    input: { customer: 42 },
+    output: { sent: true }
+  }),
+  demoRow(executions, {
+    id: '019b76da-a800-7000-8000-000000000012',
+    flow_id: 'flow_onboarding',
+    status: 'failed',
+    started_at: '2026-01-31T10:00:00.000Z',
+    finished_at: '2026-01-31T10:00:01.000Z',
+    error: 'The mail server refused the message.',
+    input: { customer: 43 }
+  }),
+  demoRow(connections, {
+    id: 'conn_slack',
+    provider: 'slack',
+    category: 'messaging',
+    account: 'team@example.com',
+    status: 'connected'
+  }),
+  demoRow(connections, {
+    id: 'conn_mail',
+    provider: 'smtp',
+    category: 'email',
+    account: 'noreply@example.com',
+    status: 'connected'
+  })
+]
+
+/** Fills a storage with the demo tenant, its admin and something to look at. Idempotent. */
+export async function seedDemoData(
+  storage: Storage,
+  identity: Identity,
+  keyring: Keyring
+): Promise<void> {
+  const store = createStore(storage, { tenant, actor: 'system', requestId: null })
+  if (!(await store.get(tenants, tenant))) await store.insert(tenants, { id: tenant, name: 'Demo' })
+  if (!(await store.get(users, adminId))) {
+    const { email, password } = demoLogin
+    const account = await identity.createAccount({ id: adminId, email, password })
+    const row = { id: adminId, email, name: 'Demo Admin', role: 'admin' as const }
+    await together(account, () =>
+      store.insert(users, { ...row, ...account.columns }, { along: account.changes })
+    )
+  }
+  for (const [resource, row] of rows)
+    if (!(await store.get(resource, row[resource.key as never]))) await store.insert(resource, row)
+  const name = 'SLACK_TOKEN'
+  if (!(await store.get(secrets, name)))
+    await store.insert(secrets, { name, ...keyring.seal('not-a-real-token', [tenant, name]) })
+}

@@ -1,0 +1,107 @@
+import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto'
+import { StorageError } from '../adapters/storage/errors.js'
+import { type Storage, SYSTEM } from '../adapters/storage/port.js'
+import { encryptionKeys } from '../schemas/encryption-keys.js'
+
+/** A key of 32 bytes, and the name that is stored beside what it encrypted. */
+export interface EncryptionKey {
+  readonly id: string
+  readonly key: Buffer
+}
+
+export interface Sealed {
+  /** Base64: nonce (12 bytes), ciphertext, tag (16 bytes). */
+  readonly ciphertext: string
+  readonly key_id: string
+}
+
+/** Encrypts under the first key and decrypts under any. */
+export interface Keyring {
+  readonly ids: readonly string[]
+  /** @param context what the value belongs to: it can be opened there and nowhere else. */
+  seal(value: string, context: readonly string[], keyId?: string): Sealed
+  /** @throws DecryptionError */
+  open(sealed: Sealed, context: readonly string[]): string
+}
+
+export class DecryptionError extends Error {
+  override readonly name = 'DecryptionError'
+}
+
+const NONCE_BYTES = 12
+const TAG_BYTES = 16
+
+/** AES-256-GCM with a fresh random nonce for each value. */
+export function createKeyring(keys: readonly [EncryptionKey, ...EncryptionKey[]]): Keyring {
+  const byId = new Map(keys.map(({ id, key }) => [id, key]))
+
+  function keyOf(id: string): Buffer {
+    const key = byId.get(id)
+    if (!key) throw new DecryptionError(`No encryption key is named ${id}.`)
+    return key
+  }
+
+  return {
+    ids: [...byId.keys()],
+
+    seal(value, context, keyId = keys[0].id) {
+      const nonce = randomBytes(NONCE_BYTES)
+      const cipher = createCipheriv('aes-256-gcm', keyOf(keyId), nonce)
+      cipher.setAAD(associatedData(context))
+      const parts = [nonce, cipher.update(value, 'utf8'), cipher.final(), cipher.getAuthTag()]
+      return { ciphertext: Buffer.concat(parts).toString('base64'), key_id: keyId }
+    },
+
+    open({ ciphertext, key_id }, context) {
+      const key = keyOf(key_id)
+      const bytes = Buffer.from(ciphertext, 'base64')
+      try {
+        const decipher = createDecipheriv('aes-256-gcm', key, bytes.subarray(0, NONCE_BYTES))
+        decipher.setAAD(associatedData(context))
+        decipher.setAuthTag(bytes.subarray(-TAG_BYTES))
+        const text = decipher.update(bytes.subarray(NONCE_BYTES, -TAG_BYTES))
+        return Buffer.concat([text, decipher.final()]).toString('utf8')
+      } catch (cause) {
+        throw new DecryptionError(`The value does not open with the key ${key_id}.`, { cause })
+      }
+    }
+  }
+}
+
+/** As JSON, so that no two contexts run together into the same bytes. */
+function associatedData(context: readonly string[]): Buffer {
+  return Buffer.from(JSON.stringify(context))
+}
+
+/**
+ * Proves each key against a value that was sealed with it before, and leaves such a value for the
+ * next start where there is none. Comes before anything is written with the keys.
+ *
+ * @throws DecryptionError naming the key that is not the one it was.
+ */
+export async function verifyKeys(storage: Storage, keyring: Keyring): Promise<void> {
+  for (const id of keyring.ids) {
+    if ((await storage.get(canaries, id)) === null) await leaveCanary(storage, keyring, id)
+    const row = await storage.get(canaries, id)
+    if (row) keyring.open({ ciphertext: row.canary, key_id: id }, canaryContext(id))
+  }
+}
+
+const canaries = { resource: encryptionKeys, tenant: SYSTEM }
+
+function canaryContext(id: string): string[] {
+  return ['canary', id]
+}
+
+async function leaveCanary(storage: Storage, keyring: Keyring, id: string): Promise<void> {
+  const canary = keyring.seal('canary', canaryContext(id), id).ciphertext
+  try {
+    await storage.commit({
+      tenant: SYSTEM,
+      changes: [{ op: 'insert', resource: encryptionKeys, row: { id, canary } }]
+    })
+  } catch (error) {
+    // Another instance started at the same moment: its canary is checked next.
+    if (!(error instanceof StorageError && error.code === 'conflict')) throw error
+  }
+}

@@ -1,0 +1,144 @@
+import type {
+  FastifyError,
+  FastifyReply,
+  FastifyRequest,
+  FastifySchemaValidationError
+} from 'fastify'
+import { AccountError } from '../adapters/identity/port.js'
+import { StorageError, type StorageErrorCode } from '../adapters/storage/errors.js'
+import type { Problem } from '../schemas/problem.js'
+import { resources } from '../schemas/registry.js'
+import { ApiError } from './problems.js'
+import { describeViolation } from './validator.js'
+
+/** More would help nobody, and a body can hold thousands of unknown fields. */
+const MOST_ERRORS = 20
+
+/** Answers with the problem that an error amounts to, and logs what is our own fault. */
+export function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply) {
+  const problem = toApiError(error)
+  if (problem.statusCode >= 500) request.log.error({ err: error }, problem.detail)
+  return sendProblem(problem, request, reply)
+}
+
+export function sendProblem(error: ApiError, request: FastifyRequest, reply: FastifyReply) {
+  return reply
+    .code(error.statusCode)
+    .headers({ ...error.extra.headers })
+    .type('application/problem+json')
+    .send(error.toProblem(request.id))
+}
+
+export function toApiError(error: unknown): ApiError {
+  if (error instanceof ApiError) return error
+  if (error instanceof StorageError) return fromStorage(error)
+  if (error instanceof AccountError) return fromAccount(error)
+  return fromFastify(error as Partial<FastifyError>)
+}
+
+const fromStorageCode: Record<StorageErrorCode, (error: StorageError, one: string) => ApiError> = {
+  conflict: (error, one) =>
+    new ApiError(
+      'already_exists',
+      `There already is a ${one} with this ${error.fields.join(' and ')}. Choose another.`,
+      { cause: error }
+    ),
+  stale: (error, one) =>
+    new ApiError(
+      'precondition_failed',
+      `The ${one} has changed since: get it again, and send its new ETag.`,
+      { cause: error }
+    ),
+  not_found: (error, one) =>
+    new ApiError('not_found', `There is no ${one} ${error.key ?? ''}`.trimEnd().concat('.'), {
+      cause: error
+    }),
+  reference_missing: (error, one) =>
+    new ApiError(
+      'reference_not_found',
+      `What the ${one} refers to in ${error.fields.join(' and ')} does not exist.`,
+      { cause: error }
+    ),
+  reference_in_use: (error, one) =>
+    new ApiError('in_use', `Others refer to the ${one}: change or delete them first.`, {
+      cause: error
+    }),
+  bad_cursor: (error) =>
+    new ApiError(
+      'bad_cursor',
+      'The cursor was not made by this list, with this order and these filters. Start without one.',
+      { cause: error }
+    ),
+  unavailable: (error) =>
+    new ApiError('unavailable', 'The storage cannot be reached; nothing was changed. Try again.', {
+      cause: error,
+      headers: { 'retry-after': '1' }
+    }),
+  outcome_unknown: (error) =>
+    new ApiError(
+      'outcome_unknown',
+      'The storage did not answer, so the change may or may not be stored. Repeat it with the same Idempotency-Key.',
+      { cause: error }
+    ),
+  closed: (error) => new ApiError('unavailable', 'The server is stopping.', { cause: error }),
+  schema_outdated: (error) =>
+    new ApiError('unavailable', 'The database schema does not fit this release.', { cause: error }),
+  driver_missing: (error) =>
+    new ApiError('unavailable', 'The database driver is not installed.', { cause: error })
+}
+
+function fromStorage(error: StorageError): ApiError {
+  const resource = resources.find(({ name }) => name === error.resource)
+  return fromStorageCode[error.code](error, resource?.singular.replaceAll('_', ' ') ?? 'row')
+}
+
+function fromAccount(error: AccountError): ApiError {
+  const code = error.code === 'email_taken' ? 'already_exists' : 'password_refused'
+  return new ApiError(code, error.message, { cause: error })
+}
+
+function fromFastify(error: Partial<FastifyError>): ApiError {
+  if (error.validation) return fromValidation(error.validation, error.validationContext)
+  switch (error.code) {
+    case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
+      return new ApiError('unsupported_media_type', 'Send JSON, as Content-Type application/json.')
+    case 'FST_ERR_CTP_BODY_TOO_LARGE':
+      return new ApiError('body_too_large', 'The body is larger than this server accepts.')
+    case 'FST_ERR_CTP_EMPTY_JSON_BODY':
+      return new ApiError('malformed_json', 'The body is empty although its type is JSON.')
+    case 'FST_ERR_CTP_INVALID_JSON_BODY':
+      return new ApiError('malformed_json', 'The body is not valid JSON.')
+    case 'FST_ERR_CTP_INVALID_CONTENT_LENGTH':
+      return new ApiError('bad_request', 'The body is not as long as Content-Length says.')
+    case 'FST_ERR_BAD_URL':
+      return new ApiError('bad_request', 'The path is not valid percent-encoded UTF-8.')
+  }
+  // What the JSON parser throws has no code of its own.
+  if (error.name === 'SyntaxError' && error.statusCode === 400)
+    return new ApiError('malformed_json', `The body is not valid JSON: ${error.message}.`)
+  return new ApiError('internal_error', 'Something went wrong on our side.', { cause: error })
+}
+
+const places = { body: 'body', querystring: 'query', params: 'path', headers: 'headers' } as const
+
+function fromValidation(
+  found: readonly FastifySchemaValidationError[],
+  context: keyof typeof places = 'body'
+): ApiError {
+  const errors = found
+    .slice(0, MOST_ERRORS)
+    .map((each): NonNullable<Problem['errors']>[number] => ({
+      in: places[context],
+      pointer: each.instancePath + childPointer(each.params),
+      detail: describeViolation(each)
+    }))
+  const [first] = errors
+  const where = first?.pointer ? `${first.in} ${first.pointer}` : first?.in
+  return new ApiError('validation_failed', `${where}: ${first?.detail}.`, { errors })
+}
+
+/** For a missing or unknown property, the property rather than the object around it. */
+function childPointer(params: Record<string, unknown>): string {
+  const name = params.missingProperty ?? params.additionalProperty
+  return typeof name === 'string' ? `/${name.replaceAll('~', '~0').replaceAll('/', '~1')}` : ''
+}

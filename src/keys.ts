@@ -1,0 +1,122 @@
+import { randomBytes } from 'node:crypto'
+import { linkSync, mkdirSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
+import type { Environment } from '../schemas/environment.js'
+import { ConfigurationError } from './configuration.js'
+import { createKeyring, type EncryptionKey, type Keyring } from './encryption.js'
+
+export interface Keys {
+  readonly authSecret: string
+  readonly keyring: Keyring
+  /** Where keys that nobody configured come from, for the start-up message. */
+  readonly origin: string | null
+}
+
+interface KeyFile {
+  readonly auth_secret: string
+  readonly encryption_key: string
+}
+
+/** The id of a key that is configured without one. */
+const DEFAULT_ID = 'default'
+
+/**
+ * Takes the keys from the environment. In development what is missing is made: kept beside an
+ * SQLite file, so that a restart signs nobody out, and forgotten at exit with any other storage.
+ *
+ * @throws ConfigurationError for a missing or weak key in production.
+ */
+export function loadKeys(env: Environment, storageKind: string): Keys {
+  const { AUTH_SECRET, ENCRYPTION_KEY } = env
+  if (env.NODE_ENV === 'production') assertStrong(env)
+  let made: KeyFile | undefined
+  let origin: string | null = null
+  if (!AUTH_SECRET || !ENCRYPTION_KEY) {
+    if (storageKind === 'sqlite') {
+      origin = `${env.SQLITE_PATH ?? './data/app.db'}.keys`
+      made = readOrMakeKeyFile(origin)
+    } else {
+      origin = 'made for this run'
+      made = makeKeys()
+    }
+  }
+  const encryption = parseEncryptionKeys(ENCRYPTION_KEY ?? made?.encryption_key ?? '')
+  return {
+    authSecret: AUTH_SECRET ?? made?.auth_secret ?? '',
+    keyring: createKeyring(encryption),
+    origin
+  }
+}
+
+/** `key`, or `id:key,id:key` with the writing key first; each 32 bytes in base64. */
+export function parseEncryptionKeys(text: string): [EncryptionKey, ...EncryptionKey[]] {
+  const keys = text.split(',').map((part): EncryptionKey => {
+    const colon = part.indexOf(':')
+    const id = colon < 0 ? DEFAULT_ID : part.slice(0, colon).trim()
+    const key = Buffer.from(part.slice(colon + 1).trim(), 'base64')
+    if (!/^[A-Za-z0-9._-]{1,64}$/.test(id) || key.length !== 32)
+      throw new ConfigurationError(
+        'ENCRYPTION_KEY must be 32 bytes in base64, or id:key,id:key. Make one with: openssl rand -base64 32'
+      )
+    return { id, key }
+  })
+  if (new Set(keys.map(({ id }) => id)).size < keys.length)
+    throw new ConfigurationError('ENCRYPTION_KEY names two keys with the same id.')
+  return keys as [EncryptionKey, ...EncryptionKey[]]
+}
+
+function assertStrong({ AUTH_SECRET, ENCRYPTION_KEY }: Environment): void {
+  if (!AUTH_SECRET)
+    throw new ConfigurationError(
+      'AUTH_SECRET is not set, and production needs it. Make one with: openssl rand -base64 32'
+    )
+  if (isGuessable(Buffer.from(AUTH_SECRET)))
+    throw new ConfigurationError(
+      'AUTH_SECRET can be guessed. Make one with: openssl rand -base64 32'
+    )
+  if (!ENCRYPTION_KEY)
+    throw new ConfigurationError(
+      'ENCRYPTION_KEY is not set, and production needs it. Make one with: openssl rand -base64 32'
+    )
+  if (parseEncryptionKeys(ENCRYPTION_KEY).some(({ key }) => isGuessable(key)))
+    throw new ConfigurationError(
+      'ENCRYPTION_KEY can be guessed. Make one with: openssl rand -base64 32'
+    )
+}
+
+/**
+ * Whether a key was typed rather than drawn: 32 random bytes hold fewer than 16 different ones
+ * about once in 10^13 draws, and a text in words repeats its letters or says what it is.
+ */
+function isGuessable(key: Buffer): boolean {
+  const telling = /change|example|secret|password/i
+  return new Set(key).size < 16 || telling.test(key.toString('latin1'))
+}
+
+function makeKeys(): KeyFile {
+  return {
+    auth_secret: randomBytes(32).toString('base64'),
+    encryption_key: randomBytes(32).toString('base64')
+  }
+}
+
+/** Linked into place whole, so that two processes that start together read the same keys. */
+function readOrMakeKeyFile(path: string): KeyFile {
+  try {
+    return JSON.parse(readFileSync(path, 'utf8'))
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT')
+      throw new ConfigurationError(`The key file ${path} cannot be read.`, { cause: error })
+  }
+  mkdirSync(dirname(path), { recursive: true })
+  const draft = `${path}.${process.pid}`
+  writeFileSync(draft, JSON.stringify(makeKeys()), { mode: 0o600 })
+  try {
+    linkSync(draft, path)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+  } finally {
+    unlinkSync(draft)
+  }
+  return JSON.parse(readFileSync(path, 'utf8'))
+}

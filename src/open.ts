@@ -1,0 +1,32 @@
+import type { Identity } from '../adapters/identity/port.js'
+import { openIdentity } from '../adapters/identity/registry.js'
+import type { Storage } from '../adapters/storage/port.js'
+import { openDriver } from '../adapters/storage/registry.js'
+import { createStorage } from '../adapters/storage/storage.js'
+import type { Environment } from '../schemas/environment.js'
+import { chooseStorage, type StorageChoice } from './configuration.js'
+import { verifyKeys } from './encryption.js'
+import { type Keys, loadKeys } from './keys.js'
+
+/** What the environment asks for, opened and checked: the API and the command line start here. */
+export interface Opened {
+  readonly choice: StorageChoice
+  readonly keys: Keys
+  readonly storage: Storage
+  readonly identity: Identity
+}
+
+/** @throws ConfigurationError, StorageError or DecryptionError, with a message for the operator. */
+export async function openBackend(env: Environment): Promise<Opened> {
+  const choice = chooseStorage(env)
+  const keys = loadKeys(env, choice.entry.kind)
+  const storage = createStorage(await openDriver(choice.entry, env))
+  try {
+    await verifyKeys(storage, keys.keyring)
+    const identity = await openIdentity({ env, storage, secret: keys.authSecret })
+    return { choice, keys, storage, identity }
+  } catch (error) {
+    await storage.close()
+    throw error
+  }
+}

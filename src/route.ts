@@ -1,0 +1,191 @@
+import { type Static, type TObject, type TSchema, Type } from '@sinclair/typebox'
+import type { FastifyInstance, FastifyReply, FastifyRequest, HTTPMethods } from 'fastify'
+import { Problem } from '../schemas/problem.js'
+import { type Role, roles } from '../schemas/resource.js'
+import type { Account } from './accounts.js'
+import { ApiError } from './problems.js'
+import type { Store } from './store.js'
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** The least role that may call the route; `anyone` need not sign in. */
+    role?: Role | 'anyone'
+  }
+  interface FastifyRequest {
+    /** Who calls, on every route that is not for anyone. */
+    caller: Caller | null
+  }
+}
+
+/** Whoever is signed in, and what they can reach. */
+export interface Caller {
+  readonly account: Account
+  /** As it came, without `Bearer`. */
+  readonly token: string
+  readonly store: Store
+}
+
+/** What a route takes from a request; each part is checked before the handler sees it. */
+interface Parts<Params extends TObject, Query extends TObject, Body extends TSchema> {
+  params: Static<Params>
+  query: Static<Query>
+  body: Static<Body>
+}
+
+/** A successful answer, as documented. */
+export interface Answer {
+  readonly description: string
+  readonly schema?: TSchema
+  readonly headers?: Readonly<Record<string, string>>
+}
+
+export interface Operation {
+  readonly id: string
+  readonly tag: string
+  readonly summary: string
+  readonly description?: string
+}
+
+export interface Route<
+  Params extends TObject,
+  Query extends TObject,
+  Body extends TSchema,
+  Access extends Role | 'anyone'
+> {
+  readonly method: HTTPMethods
+  readonly url: string
+  readonly role: Access
+  readonly operation: Operation
+  readonly params?: Params
+  readonly query?: Query
+  readonly body?: Body
+  readonly answers: Readonly<Record<number, Answer>>
+  /** Statuses of problems that the route adds to those that follow from its declaration. */
+  readonly problems?: readonly number[]
+  /** Counts against the limit for sign-ins of an address. */
+  readonly limited?: boolean
+  readonly handler: (
+    request: Omit<FastifyRequest, 'params' | 'query' | 'body'> & Parts<Params, Query, Body>,
+    reply: FastifyReply,
+    caller: Access extends 'anyone' ? null : Caller
+  ) => unknown
+}
+
+type Empty = TObject<Record<never, never>>
+
+/** Adds a route that is documented, checked and guarded as it declares. */
+export function route<
+  Access extends Role | 'anyone',
+  Params extends TObject = Empty,
+  Query extends TObject = Empty,
+  Body extends TSchema = TSchema
+>(app: FastifyInstance, declared: Route<Params, Query, Body, Access>): void {
+  const { method, url, role, operation, params, query, body, handler } = declared
+  app.route({
+    method,
+    url,
+    config: { role, ...(declared.limited ? { rateLimit: app.signInLimit } : {}) },
+    schema: {
+      operationId: operation.id,
+      tags: [operation.tag],
+      summary: operation.summary,
+      ...(operation.description ? { description: operation.description } : {}),
+      security: role === 'anyone' ? [] : [{ bearerAuth: [] }],
+      ...(params ? { params } : {}),
+      querystring: query ?? noQuery,
+      ...(body ? { body: Type.Ref(body.$id as string) } : {}),
+      response: { ...documentAnswers(declared.answers), ...documentProblems(problemsOf(declared)) }
+    },
+    handler: (request, reply) => handler(request as never, reply, request.caller as never)
+  })
+}
+
+/** Whether a role includes what another may do. */
+export function includesRole(role: Role, needed: Role): boolean {
+  return roles.indexOf(role) >= roles.indexOf(needed)
+}
+
+/** The versions that the request's `If-Match` accepts; undefined where it has none, or `*`. */
+export function ifMatchOf(
+  request: Pick<FastifyRequest, 'headers'>
+): ReadonlySet<number> | undefined {
+  const header = request.headers['if-match']
+  if (header === undefined || header.trim() === '*') return undefined
+  // A weak tag never matches here (RFC 9110, 13.1.1), and neither does one that is not ours.
+  return new Set([...header.matchAll(/(?<![/\w])"(\d+)"/g)].map(([, version]) => Number(version)))
+}
+
+export function etag({ version }: { readonly version: number }): string {
+  return `"${version}"`
+}
+
+/** A query without parameters: an unknown one is a mistake to be told, not to be dropped. */
+const noQuery = Type.Object({}, { additionalProperties: false })
+
+interface Guards {
+  readonly method: HTTPMethods
+  readonly role: Role | 'anyone'
+  readonly params?: TObject
+  readonly limited?: boolean
+  readonly problems?: readonly number[]
+}
+
+function problemsOf({ method, role, params, limited, problems = [] }: Guards): number[] {
+  const statuses = new Set([400, 500, 503, ...problems])
+  if (role !== 'anyone') statuses.add(401)
+  if (role === 'editor' || role === 'admin') statuses.add(403)
+  if (params) statuses.add(404)
+  // Any of these may come with a body, wanted or not.
+  if (method !== 'GET') for (const status of [413, 415]) statuses.add(status)
+  if (limited) statuses.add(429)
+  return [...statuses].sort((a, b) => a - b)
+}
+
+function documentAnswers(answers: Readonly<Record<number, Answer>>): Record<string, unknown> {
+  const documented = Object.entries(answers).map(([status, { description, schema, headers }]) => [
+    status,
+    {
+      description,
+      ...(headers ? { headers: documentHeaders(headers) } : {}),
+      ...(schema ? { content: { 'application/json': { schema } } } : { type: 'null' })
+    }
+  ])
+  return Object.fromEntries(documented)
+}
+
+function documentHeaders(headers: Readonly<Record<string, string>>): Record<string, unknown> {
+  const documented = Object.entries(headers).map(([name, description]) => [
+    name,
+    { type: 'string', description }
+  ])
+  return Object.fromEntries(documented)
+}
+
+const meanings: Readonly<Record<number, string>> = {
+  400: 'The request is not valid.',
+  401: 'Nobody is signed in, or the sign-in failed.',
+  403: 'The role does not allow it.',
+  404: 'There is no such thing in this tenant.',
+  409: 'It contradicts what is stored.',
+  412: 'The row is not at the version of If-Match.',
+  413: 'The body is too large.',
+  415: 'The body is not JSON.',
+  422: 'It is well-formed but not acceptable.',
+  429: 'Too many requests.',
+  500: 'A fault of ours.',
+  503: 'The storage cannot be reached.'
+}
+
+function documentProblems(statuses: readonly number[]): Record<string, unknown> {
+  const schema = Type.Ref(Problem.$id as string)
+  const documented = statuses.map((status) => [
+    status,
+    { description: meanings[status], content: { 'application/problem+json': { schema } } }
+  ])
+  return Object.fromEntries(documented)
+}
+
+/** @throws ApiError `unauthenticated` */
+export function unauthenticated(detail: string): never {
+  throw new ApiError('unauthenticated', detail, { headers: { 'www-authenticate': 'Bearer' } })
+}

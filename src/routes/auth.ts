@@ -1,0 +1,134 @@
+import { Type } from '@sinclair/typebox'
+import type { FastifyInstance } from 'fastify'
+import type { Identity, SignedIn as SignedInAccount } from '../../adapters/identity/port.js'
+import { ACROSS_TENANTS, type Storage } from '../../adapters/storage/port.js'
+import { Credentials, RefreshRequest, Registration, SignedIn, Tokens } from '../../schemas/auth.js'
+import { users } from '../../schemas/users.js'
+import type { Accounts } from '../accounts.js'
+import { ApiError } from '../problems.js'
+import { route } from '../route.js'
+import type { Users } from '../users.js'
+
+export interface AuthDependencies {
+  readonly storage: Storage
+  readonly identity: Identity
+  readonly accounts: Accounts
+  readonly users: Users
+  readonly registration: 'open' | 'closed'
+}
+
+const tag = 'auth'
+const signedIn = Type.Ref(SignedIn.$id as string)
+
+export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies): void {
+  const { storage, identity, accounts } = dependencies
+
+  /** What sign-in answers, or null where the account has no row any more. */
+  async function describe({ userId, tokens }: SignedInAccount) {
+    accounts.forget(userId)
+    const account = await accounts.get(userId)
+    const user = await storage.get({ resource: users, tenant: ACROSS_TENANTS }, userId)
+    return account && user && { user: { ...user, tenant_name: account.tenantName }, ...tokens }
+  }
+
+  async function signIn(email: string, password: string) {
+    const session = await identity.signIn(email.toLowerCase(), password)
+    const answer = session && (await describe(session))
+    if (!answer)
+      throw new ApiError('invalid_credentials', 'The address or the password is not right.')
+    return answer
+  }
+
+  route(app, {
+    method: 'POST',
+    url: '/auth/register',
+    role: 'anyone',
+    limited: true,
+    operation: {
+      id: 'register',
+      tag,
+      summary: 'Create a tenant and its first admin',
+      description: 'An existing tenant cannot be joined this way: its admins create its users.'
+    },
+    body: Registration,
+    answers: { 201: { description: 'Created, and signed in.', schema: signedIn } },
+    problems: [403, 409, 422],
+    async handler({ body, id }, reply) {
+      if (dependencies.registration === 'closed')
+        throw new ApiError(
+          'registration_closed',
+          'Ask an admin of your tenant to create your user.'
+        )
+      await dependencies.users.register(body, id)
+      reply.code(201)
+      return signIn(body.email, body.password)
+    }
+  })
+
+  route(app, {
+    method: 'POST',
+    url: '/auth/login',
+    role: 'anyone',
+    limited: true,
+    operation: { id: 'login', tag, summary: 'Sign in' },
+    body: Credentials,
+    answers: { 200: { description: 'Signed in.', schema: signedIn } },
+    problems: [401],
+    handler: ({ body }) => signIn(body.email, body.password)
+  })
+
+  route(app, {
+    method: 'POST',
+    url: '/auth/refresh',
+    role: 'anyone',
+    limited: true,
+    operation: {
+      id: 'refresh',
+      tag,
+      summary: 'Exchange a refresh token for new tokens',
+      description:
+        'Each refresh token is good once. With the local sign-in, using one again ends the session; ' +
+        'Supabase Auth tolerates it for some seconds.'
+    },
+    body: RefreshRequest,
+    answers: { 200: { description: 'New tokens.', schema: Type.Ref(Tokens.$id as string) } },
+    problems: [401],
+    async handler({ body }) {
+      const session = await identity.refresh(body.refresh_token)
+      if (!session || !(await accounts.get(session.userId)))
+        throw new ApiError('invalid_refresh_token', 'The session is over. Sign in again.')
+      return session.tokens
+    }
+  })
+
+  route(app, {
+    method: 'POST',
+    url: '/auth/logout',
+    role: 'viewer',
+    operation: {
+      id: 'logout',
+      tag,
+      summary: 'End the session',
+      description: 'Its refresh token is void at once; the access token runs out by itself.'
+    },
+    answers: { 204: { description: 'Ended.' } },
+    async handler(_request, reply, caller) {
+      await identity.signOut(caller.token)
+      return reply.code(204).send()
+    }
+  })
+
+  route(app, {
+    method: 'GET',
+    url: '/auth/me',
+    role: 'viewer',
+    operation: { id: 'getSignedInUser', tag, summary: 'Get who is signed in' },
+    answers: {
+      200: { description: 'The user.', schema: Type.Ref(users.view.$id as string) }
+    },
+    problems: [404],
+    async handler(_request, _reply, { account, store }) {
+      return { ...(await store.need(users, account.id)), tenant_name: account.tenantName }
+    }
+  })
+}

@@ -1,0 +1,127 @@
+import { Type } from '@sinclair/typebox'
+import type { FastifyInstance } from 'fastify'
+import type { Stored, Values } from '../../adapters/storage/port.js'
+import {
+  type ExecutionStatus,
+  ExecutionUpdate,
+  executions,
+  transitions
+} from '../../schemas/executions.js'
+import { flows } from '../../schemas/flows.js'
+import { ApiError } from '../problems.js'
+import { etag, ifMatchOf, route } from '../route.js'
+import { newKey } from '../store.js'
+import {
+  etagHeader,
+  keyParams,
+  listAnswers,
+  listQuery,
+  locationHeader,
+  locationOf,
+  resourceRoutes,
+  sendPage,
+  toQuery
+} from './resources.js'
+
+const shown = Type.Ref(executions.view.$id as string)
+const tag = executions.name
+
+export function executionRoutes(app: FastifyInstance): void {
+  resourceRoutes(app, executions)
+
+  route(app, {
+    method: 'GET',
+    url: '/flows/:id/executions',
+    role: 'viewer',
+    operation: {
+      id: 'listExecutionsOfFlow',
+      tag,
+      summary: 'List the executions of a flow, newest first'
+    },
+    params: keyParams(flows),
+    query: listQuery(executions, ['status']),
+    answers: listAnswers(shown),
+    async handler(request, reply, caller) {
+      const flow = await caller.store.need(flows, (request.params as { id: string }).id)
+      const query = toQuery<typeof executions>({ ...request.query, flow_id: flow.id })
+      const page = await caller.store.list(executions, query)
+      return sendPage(reply, request.url, page, (row) => row)
+    }
+  })
+
+  route(app, {
+    method: 'POST',
+    url: '/flows/:id/executions',
+    role: 'editor',
+    operation: { id: 'createExecution', tag, summary: 'Queue an execution of a flow' },
+    params: keyParams(flows),
+    body: executions.create,
+    answers: {
+      201: { description: 'Queued.', schema: shown, headers: { ...etagHeader, ...locationHeader } }
+    },
+    problems: [409],
+    async handler(request, reply, caller) {
+      const flow = await caller.store.need(flows, (request.params as { id: string }).id)
+      const execution = await caller.store.insert(executions, {
+        id: newKey(executions),
+        flow_id: flow.id,
+        status: 'queued',
+        input: request.body.input
+      })
+      reply
+        .code(201)
+        .headers({ etag: etag(execution), location: locationOf(executions, execution.id) })
+      return execution
+    }
+  })
+
+  route(app, {
+    method: 'PATCH',
+    url: '/executions/:id',
+    role: 'editor',
+    operation: {
+      id: 'updateExecution',
+      tag,
+      summary: 'Move an execution on',
+      description: 'From queued to running, and from running to success, failed or cancelled.'
+    },
+    params: keyParams(executions),
+    body: ExecutionUpdate,
+    answers: { 200: { description: 'Changed.', schema: shown, headers: etagHeader } },
+    problems: [409, 412],
+    async handler(request, reply, caller) {
+      const { id } = request.params as { id: string }
+      const execution = await caller.store.update(
+        executions,
+        id,
+        (row) => moveOn(row, request.body.status, request.body),
+        { ifMatch: ifMatchOf(request) }
+      )
+      reply.header('etag', etag(execution))
+      return execution
+    }
+  })
+}
+
+type Outcome = { readonly error?: string | null; readonly output?: unknown }
+
+function moveOn(
+  { id, status }: Stored<typeof executions>,
+  next: ExecutionStatus,
+  { error, output }: Outcome
+): Values<typeof executions> {
+  if (!transitions[status].includes(next)) {
+    const allowed = transitions[status].join(', ') || 'nothing: it is over'
+    throw new ApiError(
+      'invalid_transition',
+      `Execution ${id} is ${status}: it cannot become ${next}, only ${allowed}.`
+    )
+  }
+  const now = new Date().toISOString()
+  return {
+    status: next,
+    ...(next === 'running' ? { started_at: now } : { finished_at: now }),
+    ...(error === undefined ? {} : { error }),
+    ...(output === undefined ? {} : { output })
+  }
+}

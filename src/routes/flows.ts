@@ -1,0 +1,60 @@
+import { Type } from '@sinclair/typebox'
+import type { FastifyInstance } from 'fastify'
+import { FlowFromTemplate, flows } from '../../schemas/flows.js'
+import { templates } from '../../schemas/templates.js'
+import { etag, ifMatchOf, route } from '../route.js'
+import { newKey } from '../store.js'
+import { etagHeader, keyParams, locationHeader, locationOf, resourceRoutes } from './resources.js'
+
+const shown = Type.Ref(flows.view.$id as string)
+
+export function flowRoutes(app: FastifyInstance): void {
+  resourceRoutes(app, flows)
+
+  route(app, {
+    method: 'POST',
+    url: '/flows/:id/deploy',
+    role: 'editor',
+    operation: { id: 'deployFlow', tag: 'flows', summary: 'Make a flow active' },
+    params: keyParams(flows),
+    answers: { 200: { description: 'The active flow.', schema: shown, headers: etagHeader } },
+    problems: [412],
+    async handler(request, reply, caller) {
+      const { id } = request.params as { id: string }
+      const options = { ifMatch: ifMatchOf(request), verb: 'deploy' }
+      const flow = await caller.store.update(flows, id, { status: 'active' }, options)
+      reply.header('etag', etag(flow))
+      return flow
+    }
+  })
+
+  route(app, {
+    method: 'POST',
+    url: '/templates/:id/flows',
+    role: 'editor',
+    operation: {
+      id: 'createFlowFromTemplate',
+      tag: 'flows',
+      summary: 'Create a draft from a template'
+    },
+    params: keyParams(templates),
+    body: FlowFromTemplate,
+    answers: {
+      201: { description: 'Created.', schema: shown, headers: { ...etagHeader, ...locationHeader } }
+    },
+    problems: [409],
+    async handler(request, reply, caller) {
+      const template = await caller.store.need(templates, (request.params as { id: string }).id)
+      const { id = newKey(flows), name = template.name } = request.body
+      const flow = await caller.store.insert(flows, {
+        id,
+        name,
+        status: 'draft',
+        definition: template.definition,
+        template_id: template.id
+      })
+      reply.code(201).headers({ etag: etag(flow), location: locationOf(flows, id) })
+      return flow
+    }
+  })
+}

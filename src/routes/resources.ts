@@ -1,0 +1,300 @@
+import { type TObject, type TProperties, type TSchema, Type } from '@sinclair/typebox'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { NewRow, Page, Query, Stored, Values } from '../../adapters/storage/port.js'
+import { Timestamp } from '../../schemas/fields.js'
+import type { AnyResource, Column } from '../../schemas/resource.js'
+import { type Caller, etag, ifMatchOf, type Operation, route } from '../route.js'
+import { type ChangeOptions, newKey } from '../store.js'
+
+export const DEFAULT_LIMIT = 50
+export const MOST_LIMIT = 250
+
+/** Where a resource is more than its columns. */
+export interface Behaviour<R extends AnyResource> {
+  /** The row as answers show it. */
+  readonly view?: (row: Stored<R>, caller: Caller) => unknown
+  /** The columns that a body means, for rows made and replaced. */
+  readonly columns?: (body: Body, key: string, caller: Caller) => Values<R>
+  readonly create?: (row: NewRow<R>, body: Body, caller: Caller) => Promise<Stored<R>>
+  readonly update?: (
+    key: string,
+    body: Body,
+    caller: Caller,
+    options: ChangeOptions
+  ) => Promise<Stored<R>>
+  readonly remove?: (key: string, caller: Caller, options: ChangeOptions) => Promise<void>
+}
+type Body = Readonly<Record<string, unknown>>
+
+/** The plain routes of a resource, as its declaration lists them. */
+export function resourceRoutes<R extends AnyResource>(
+  app: FastifyInstance,
+  resource: R,
+  behaviour: Behaviour<R> = {}
+): void {
+  const { name, singular, key, access } = resource
+  if (!access) throw new TypeError(`${name} have no routes`)
+  const { read, write, operations } = access
+  const view = behaviour.view ?? ((row: Stored<R>) => row)
+  const columns = behaviour.columns ?? ((body: Body) => body as Values<R>)
+  const collection = `/${name}`
+  const item = `/${name}/:${key}`
+  const params = keyParams(resource)
+  const shown = Type.Ref(resource.view.$id as string)
+  const one = describeOne(resource)
+
+  function operation(verb: string, summary: string): Operation {
+    return { id: `${verb}${componentName(resource, verb)}`, tag: name, summary }
+  }
+
+  function send(reply: FastifyReply, row: Stored<R>, caller: Caller) {
+    reply.header('etag', etag(row as never))
+    return view(row, caller)
+  }
+
+  if (operations.includes('list'))
+    route(app, {
+      method: 'GET',
+      url: collection,
+      role: read,
+      operation: operation('list', `List ${name}, newest first`),
+      query: listQuery(resource),
+      answers: listAnswers(shown),
+      async handler({ query, url }, reply, caller) {
+        const page = await caller.store.list(resource, toQuery<R>(query))
+        return sendPage(reply, url, page, (row) => view(row, caller))
+      }
+    })
+
+  if (operations.includes('get'))
+    route(app, {
+      method: 'GET',
+      url: item,
+      role: read,
+      operation: operation('get', `Get ${one}`),
+      params,
+      answers: { 200: { description: `The ${singular}.`, schema: shown, headers: etagHeader } },
+      async handler(request, reply, caller) {
+        return send(reply, await caller.store.need(resource, keyOf(request, key)), caller)
+      }
+    })
+
+  if (operations.includes('create'))
+    route(app, {
+      method: 'POST',
+      url: collection,
+      role: write,
+      operation: operation('create', `Create ${one}`),
+      body: resource.create,
+      answers: {
+        201: {
+          description: 'Created.',
+          schema: shown,
+          headers: { ...etagHeader, ...locationHeader }
+        }
+      },
+      problems: [409, ...(resource.writeOnly.includes('password') ? [422] : [])],
+      async handler({ body }, reply, caller) {
+        const id = ((body as Body)[key] as string | undefined) ?? newKey(resource)
+        const row = { ...columns(body as Body, id, caller), [key]: id } as NewRow<R>
+        const created = behaviour.create
+          ? await behaviour.create(row, body as Body, caller)
+          : await caller.store.insert(resource, row)
+        reply.code(201).header('location', locationOf(resource, id))
+        return send(reply, created, caller)
+      }
+    })
+
+  if (operations.includes('replace'))
+    route(app, {
+      method: 'PUT',
+      url: item,
+      role: write,
+      operation: operation('replace', `Create or replace ${one}`),
+      params,
+      body: resource.replace,
+      answers: {
+        200: { description: 'Replaced.', schema: shown, headers: etagHeader },
+        201: {
+          description: 'Created.',
+          schema: shown,
+          headers: { ...etagHeader, ...locationHeader }
+        }
+      },
+      problems: [409, 412],
+      async handler(request, reply, caller) {
+        const id = keyOf(request, key)
+        const values = withNulls(resource, columns(request.body as Body, id, caller))
+        const { row, created } = await caller.store.replace(resource, id, values, {
+          ifMatch: ifMatchOf(request)
+        })
+        if (created) reply.code(201).header('location', locationOf(resource, id))
+        return send(reply, row, caller)
+      }
+    })
+
+  if (operations.includes('update'))
+    route(app, {
+      method: 'PATCH',
+      url: item,
+      role: write,
+      operation: operation('update', `Change the given fields of ${one}`),
+      params,
+      body: resource.update,
+      answers: { 200: { description: 'Changed.', schema: shown, headers: etagHeader } },
+      problems: [409, 412, ...(resource.writeOnly.includes('password') ? [422] : [])],
+      async handler(request, reply, caller) {
+        const id = keyOf(request, key)
+        const options = { ifMatch: ifMatchOf(request) }
+        const body = request.body as Body
+        const row = behaviour.update
+          ? await behaviour.update(id, body, caller, options)
+          : await caller.store.update(resource, id, columns(body, id, caller), options)
+        return send(reply, row, caller)
+      }
+    })
+
+  if (operations.includes('delete'))
+    route(app, {
+      method: 'DELETE',
+      url: item,
+      role: write,
+      operation: operation('delete', `Delete ${one}`),
+      params,
+      answers: { 204: { description: 'Deleted.' } },
+      problems: [409, 412],
+      async handler(request, reply, caller) {
+        const id = keyOf(request, key)
+        const options = { ifMatch: ifMatchOf(request) }
+        if (behaviour.remove) await behaviour.remove(id, caller, options)
+        else await caller.store.remove(resource, id, options)
+        return reply.code(204).send()
+      }
+    })
+}
+
+export const etagHeader = { ETag: 'The version, for If-Match.' }
+export const locationHeader = { Location: 'Where the created row is.' }
+
+/** The path parameter that names a row of a resource. */
+export function keyParams(resource: AnyResource): TObject {
+  const schema = resource.row.properties[resource.key] as TSchema
+  return Type.Object({ [resource.key]: schema })
+}
+
+export function locationOf(resource: AnyResource, key: string): string {
+  return `/api/${resource.name}/${encodeURIComponent(key)}`
+}
+
+/** The query of a list: its declared filters, the page, the order, the period. */
+export function listQuery(
+  resource: AnyResource,
+  filters: readonly string[] = resource.filters
+): TObject {
+  const properties: TProperties = {
+    limit: Type.Optional(
+      Type.Integer({
+        minimum: 1,
+        maximum: MOST_LIMIT,
+        default: DEFAULT_LIMIT,
+        description: 'Rows in a page.'
+      })
+    ),
+    cursor: Type.Optional(
+      Type.String({ maxLength: 1024, description: 'From the Link header of the page before.' })
+    ),
+    order: Type.Optional(
+      Type.Unsafe<'asc' | 'desc'>({
+        type: 'string',
+        enum: ['asc', 'desc'],
+        default: 'desc',
+        description: 'desc for newest first.'
+      })
+    ),
+    count: Type.Optional(
+      Type.Unsafe<'exact'>({
+        type: 'string',
+        enum: ['exact'],
+        description: 'Adds X-Total-Count: all rows of the query, whatever the page.'
+      })
+    )
+  }
+  if (resource.period) {
+    properties.since = Type.Optional({ ...Timestamp(), description: `Least ${resource.order}.` })
+    properties.until = Type.Optional({
+      ...Timestamp(),
+      description: `Only rows with ${resource.order} before this.`
+    })
+  }
+  for (const field of filters) {
+    const { default: _, ...schema } = notNull(resource.row.properties[field] as TSchema)
+    properties[field] = Type.Optional({ ...schema, description: `Only rows with this ${field}.` })
+  }
+  return Type.Object(properties, { additionalProperties: false })
+}
+
+function notNull(schema: TSchema): TSchema {
+  const alternatives = (schema.anyOf as TSchema[] | undefined) ?? [schema]
+  return alternatives.find(({ type }) => type !== 'null') as TSchema
+}
+
+/** A checked query string in the port's terms. */
+export function toQuery<R extends AnyResource>(given: Body): Query<R> {
+  const { limit, cursor, order, count, since, until, ...filter } = given
+  return { limit, cursor, order, count, since, until, filter } as Query<R>
+}
+
+export function listAnswers(shown: TSchema) {
+  return {
+    200: {
+      description: 'A page.',
+      schema: Type.Array(shown),
+      headers: {
+        Link: 'The address of the next page, as `<…>; rel="next"`; absent on the last.',
+        'X-Total-Count': 'The number of all rows, with `count=exact`.'
+      }
+    }
+  }
+}
+
+/** Sends a page as a bare array; where it goes on is in the headers. */
+export function sendPage<T>(
+  reply: FastifyReply,
+  url: string,
+  page: Page<T>,
+  view: (row: T) => unknown
+): unknown[] {
+  if (page.next) {
+    const next = new URL(url, 'http://localhost')
+    next.searchParams.set('cursor', page.next)
+    reply.header('link', `<${next.pathname}${next.search}>; rel="next"`)
+  }
+  if (page.total !== undefined) reply.header('x-total-count', page.total)
+  return page.rows.map(view)
+}
+
+/** PUT says all there is to say, so what it leaves out is empty. */
+function withNulls<R extends AnyResource>(resource: R, values: Values<R>): Values<R> {
+  const writable = Object.keys(resource.replace.properties)
+  const columns = (resource.columns as readonly Column[]).filter(({ name }) =>
+    writable.includes(name)
+  )
+  const empty = columns.map(({ name }) => [name, null])
+  return { ...Object.fromEntries(empty), ...values }
+}
+
+function keyOf(request: Pick<FastifyRequest, 'params'>, key: string): string {
+  return (request.params as Record<string, string>)[key] as string
+}
+
+function describeOne({ singular }: AnyResource): string {
+  const words = singular.replaceAll('_', ' ')
+  return `${/^[aeiou]/.test(words) && !words.startsWith('us') ? 'an' : 'a'} ${words}`
+}
+
+function componentName(resource: AnyResource, verb: string): string {
+  const component = resource.view.$id as string
+  return verb === 'list'
+    ? resource.name.charAt(0).toUpperCase() + resource.name.slice(1)
+    : component
+}

@@ -1,0 +1,38 @@
+import { Type } from '@sinclair/typebox'
+import type { FastifyInstance } from 'fastify'
+import type { Storage } from '../../adapters/storage/port.js'
+import { Health, Readiness } from '../../schemas/status.js'
+import { ApiError } from '../problems.js'
+import { route } from '../route.js'
+
+export function statusRoutes(app: FastifyInstance, storage: Storage, version: string): void {
+  route(app, {
+    method: 'GET',
+    url: '/health',
+    role: 'anyone',
+    operation: { id: 'getHealth', tag: 'status', summary: 'Whether the process is up' },
+    answers: { 200: { description: 'It is.', schema: Type.Ref(Health.$id as string) } },
+    handler: () => ({ status: 'ok', storage: storage.kind, version })
+  })
+
+  route(app, {
+    method: 'GET',
+    url: '/ready',
+    role: 'anyone',
+    operation: { id: 'getReadiness', tag: 'status', summary: 'Whether requests can be served' },
+    answers: {
+      200: { description: 'The storage answers.', schema: Type.Ref(Readiness.$id as string) }
+    },
+    async handler() {
+      try {
+        const { migration } = await storage.ping()
+        return { status: 'ready', storage: storage.kind, migration }
+      } catch (cause) {
+        throw new ApiError('not_ready', 'The storage does not answer as it should.', {
+          cause,
+          headers: { 'retry-after': '1' }
+        })
+      }
+    }
+  })
+}

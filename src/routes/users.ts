@@ -1,0 +1,51 @@
+import { Type } from '@sinclair/typebox'
+import type { FastifyInstance } from 'fastify'
+import { UserSelfUpdate, users } from '../../schemas/users.js'
+import { type Caller, etag, ifMatchOf, route } from '../route.js'
+import type { UserRow, Users } from '../users.js'
+import { etagHeader, resourceRoutes } from './resources.js'
+
+const shown = Type.Ref(users.view.$id as string)
+
+export function userRoutes(app: FastifyInstance, accounts: Users): void {
+  route(app, {
+    method: 'GET',
+    url: '/users/me',
+    role: 'viewer',
+    operation: { id: 'getOwnUser', tag: 'users', summary: 'Get yourself' },
+    answers: { 200: { description: 'You.', schema: shown, headers: etagHeader } },
+    async handler(_request, reply, caller) {
+      const user = await caller.store.need(users, caller.account.id)
+      reply.header('etag', etag(user))
+      return withTenantName(user, caller)
+    }
+  })
+
+  route(app, {
+    method: 'PATCH',
+    url: '/users/me',
+    role: 'viewer',
+    operation: { id: 'updateOwnUser', tag: 'users', summary: 'Change yourself, but for the role' },
+    body: UserSelfUpdate,
+    answers: { 200: { description: 'Changed.', schema: shown, headers: etagHeader } },
+    problems: [404, 409, 412, 422],
+    async handler(request, reply, caller) {
+      const options = { ifMatch: ifMatchOf(request) }
+      const user = await accounts.update(caller.store, caller.account.id, request.body, options)
+      reply.header('etag', etag(user))
+      return withTenantName(user, caller)
+    }
+  })
+
+  resourceRoutes(app, users, {
+    columns: ({ password: _, ...columns }) => columns,
+    view: withTenantName,
+    create: (row, { password }, { store }) => accounts.create(store, row, password as string),
+    update: (id, body, { store }, options) => accounts.update(store, id, body, options),
+    remove: (id, { store }, options) => accounts.remove(store, id, options)
+  })
+}
+
+function withTenantName(user: UserRow, { account }: Caller) {
+  return { ...user, tenant_name: account.tenantName }
+}

@@ -1,0 +1,64 @@
+import type { AddressInfo } from 'node:net'
+import closeWithGrace from 'close-with-grace'
+import { StorageError } from '../adapters/storage/errors.js'
+import type { Environment } from '../schemas/environment.js'
+import { buildApp } from './app.js'
+import { ConfigurationError, loadEnvironmentFiles, readEnvironment } from './configuration.js'
+import { demoLogin, seedDemoData } from './demo-data.js'
+import { DecryptionError } from './encryption.js'
+import { type Opened, openBackend } from './open.js'
+import { connectRedis } from './redis.js'
+import { version } from './version.js'
+
+/** `--dev` works on SQLite with demo data, unless STORAGE says otherwise. */
+const development = process.argv.includes('--dev')
+
+async function main(): Promise<void> {
+  loadEnvironmentFiles()
+  if (development) process.env.STORAGE ||= 'sqlite'
+  const env = readEnvironment(process.env)
+  const opened = await openBackend(env)
+  const { storage, identity, keys } = opened
+  const withDemoData = storage.kind === 'memory' || development
+  if (withDemoData) await seedDemoData(storage, identity, keys.keyring)
+
+  const redis = env.REDIS_URL ? await connectRedis(env.REDIS_URL) : undefined
+  const app = await buildApp({
+    env,
+    storage,
+    identity,
+    keyring: keys.keyring,
+    ...(redis ? { redis } : {})
+  })
+  await app.listen({ port: env.PORT, host: env.HOST })
+  const { port } = app.server.address() as AddressInfo
+  announce(env, opened, port, withDemoData)
+
+  closeWithGrace({ delay: 10_000 }, async ({ err }) => {
+    if (err) app.log.error({ err }, 'stopping after an error')
+    await app.close()
+    await storage.close()
+    redis?.disconnect()
+  })
+}
+
+function announce(env: Environment, opened: Opened, port: number, withDemoData: boolean): void {
+  const { entry, reason } = opened.choice
+  const host = ['0.0.0.0', '::'].includes(env.HOST) ? 'localhost' : env.HOST
+  const lines = [
+    `Workflow API ${version}`,
+    `  Docs      http://${host}:${port}/api/docs`,
+    `  Storage   ${entry.kind} (${reason})`
+  ]
+  if (entry.kind === 'memory') lines.push('            Nothing is kept when this process ends.')
+  if (withDemoData) lines.push(`  Sign in   ${demoLogin.email} / ${demoLogin.password}`)
+  if (opened.keys.origin) lines.push(`  Keys      ${opened.keys.origin}`)
+  process.stdout.write(`${lines.join('\n')}\n`)
+}
+
+main().catch((error: unknown) => {
+  const forOperator = [ConfigurationError, StorageError, DecryptionError]
+  const known = forOperator.some((type) => error instanceof type)
+  process.stderr.write(`${known ? (error as Error).message : (error as Error).stack}\n`)
+  process.exitCode = 1
+})

@@ -1,0 +1,239 @@
+import { isDeepStrictEqual } from 'node:util'
+import { v7 as uuid } from 'uuid'
+import { StorageError } from '../adapters/storage/errors.js'
+import type {
+  Change,
+  Committed,
+  NewRow,
+  Page,
+  Query,
+  Storage,
+  Stored,
+  TenantId,
+  Values
+} from '../adapters/storage/port.js'
+import { normalValue } from '../adapters/storage/storage.js'
+import { audit } from '../schemas/audit.js'
+import type { AnyResource, Column } from '../schemas/resource.js'
+import { ApiError } from './problems.js'
+
+/** On whose behalf a store acts: every audit entry says so. */
+export interface Origin {
+  readonly tenant: TenantId
+  /** The user's id, or `system`. */
+  readonly actor: string
+  readonly requestId: string | null
+}
+
+/** The versions that `If-Match` accepts; undefined where any will do. */
+export type IfMatch = ReadonlySet<number> | undefined
+
+export interface ChangeOptions {
+  readonly ifMatch?: IfMatch
+  /** The verb of the audit entry, where it says more than create, update or delete. */
+  readonly verb?: string
+  /** Changes that belong into the same commit. */
+  readonly along?: readonly Change[]
+}
+
+/**
+ * The storage as one caller sees it: inside one tenant, and with an audit entry in every commit
+ * that changes an audited row.
+ */
+export interface Store {
+  readonly tenant: TenantId
+  get<R extends AnyResource>(resource: R, key: string): Promise<Stored<R> | null>
+  /** @throws StorageError `not_found` */
+  need<R extends AnyResource>(resource: R, key: string): Promise<Stored<R>>
+  list<R extends AnyResource>(resource: R, query: Query<R>): Promise<Page<Stored<R>>>
+  insert<R extends AnyResource>(
+    resource: R,
+    row: NewRow<R>,
+    options?: ChangeOptions
+  ): Promise<Stored<R>>
+  /**
+   * Sets what differs from the row; where nothing does, nothing is written. A function decides by
+   * the row as it is at the moment of the commit, and is asked again if that changed meanwhile.
+   */
+  update<R extends AnyResource>(
+    resource: R,
+    key: string,
+    set: Values<R> | ((row: Stored<R>) => Values<R>),
+    options?: ChangeOptions
+  ): Promise<Stored<R>>
+  /** Creates the row or sets all that it is made of. */
+  replace<R extends AnyResource>(
+    resource: R,
+    key: string,
+    values: Values<R>,
+    options?: ChangeOptions
+  ): Promise<{ row: Stored<R>; created: boolean }>
+  remove<R extends AnyResource>(resource: R, key: string, options?: ChangeOptions): Promise<void>
+  /** Several changes, all or none. */
+  commit<const Changes extends readonly Change[]>(
+    changes: Changes,
+    verb?: string
+  ): Promise<Committed<Changes>>
+}
+
+/** How often a change that depends on the row is tried while others change the row too. */
+const MOST_TRIES = 20
+
+export function createStore(storage: Storage, origin: Origin): Store {
+  const { tenant } = origin
+
+  function entryFor(change: Change, at: Date, verb: string | undefined): Change {
+    const { resource } = change
+    const row = {
+      id: uuid(),
+      actor: origin.actor,
+      action: `${resource.singular}.${verb ?? verbs[change.op]}`,
+      resource: resource.name,
+      resource_id: keyOf(change),
+      fields: changedFields(change),
+      at: at.toISOString(),
+      request_id: origin.requestId
+    }
+    return { op: 'insert', resource: audit, row }
+  }
+
+  async function commit(changes: readonly Change[], verb?: string) {
+    const at = new Date()
+    const entries = changes
+      .filter(({ op, resource }) => op !== 'check' && resource.audited)
+      .map((change) => entryFor(change, at, verb))
+    const rows = await storage.commit({ tenant, at, changes: [...changes, ...entries] })
+    return rows.slice(0, changes.length)
+  }
+
+  async function need<R extends AnyResource>(resource: R, key: string): Promise<Stored<R>> {
+    const row = await storage.get({ resource, tenant }, key)
+    if (!row) throw new StorageError('not_found', { resource: resource.name, key })
+    return row
+  }
+
+  async function matching<R extends AnyResource>(resource: R, key: string, ifMatch: IfMatch) {
+    const row = await need(resource, key)
+    if (ifMatch && !ifMatch.has(row.version as number))
+      throw new StorageError('stale', { resource: resource.name, key })
+    return row
+  }
+
+  const store: Store = {
+    tenant,
+    get: (resource, key) => storage.get({ resource, tenant }, key),
+    need,
+    list: (resource, query) => storage.list({ resource, tenant }, query),
+    commit: commit as Store['commit'],
+
+    async insert(resource, row, { verb, along = [] } = {}) {
+      const [inserted] = await commit([{ op: 'insert', resource, row }, ...along], verb)
+      return inserted as never
+    },
+
+    async update(resource, key, given, { ifMatch, verb, along = [] } = {}) {
+      const decide = typeof given === 'function' ? given : () => given
+      // Without a decision that depends on the row, the last one to set a field wins.
+      const guarded = typeof given === 'function' || ifMatch !== undefined
+      for (let tries = 0; tries < MOST_TRIES; tries++) {
+        const row = await matching(resource, key, ifMatch)
+        const set = differing(resource, row, decide(row))
+        if (Object.keys(set).length === 0 && along.length === 0) return row
+        const expect = guarded ? (row.version as number) : undefined
+        try {
+          const [updated] = await commit(
+            [{ op: 'update', resource, key, expect, set }, ...along],
+            verb
+          )
+          return updated as never
+        } catch (error) {
+          if (ifMatch || !isStale(error, resource, key)) throw error
+        }
+      }
+      throw new ApiError('concurrent_change', 'Others keep changing this at the moment. Try again.')
+    },
+
+    async replace(resource, key, values, options = {}) {
+      for (let tries = 0; tries < MOST_TRIES; tries++) {
+        if (await store.get(resource, key))
+          try {
+            return { row: await store.update(resource, key, values, options), created: false }
+          } catch (error) {
+            if (!isStorageError(error, 'not_found', resource, key) || options.ifMatch) throw error
+            continue
+          }
+        if (options.ifMatch) throw new StorageError('stale', { resource: resource.name, key })
+        try {
+          const row = { ...values, [resource.key]: key } as NewRow<typeof resource>
+          return { row: await store.insert(resource, row, options), created: true }
+        } catch (error) {
+          if (!isTaken(error, resource, key)) throw error
+        }
+      }
+      throw new ApiError('concurrent_change', 'Others keep changing this at the moment. Try again.')
+    },
+
+    async remove(resource, key, { ifMatch, verb, along = [] } = {}) {
+      const expect = ifMatch && ((await matching(resource, key, ifMatch)).version as number)
+      await commit([{ op: 'delete', resource, key, expect }, ...along], verb)
+    }
+  }
+  return store
+}
+
+/** A key for a new row, as its resource makes them. */
+export function newKey(resource: AnyResource): string {
+  if (resource.keys === 'given') throw new TypeError(`${resource.name} are named by their creator`)
+  return resource.keys === 'uuid' ? uuid() : `${resource.keys.prefix}_${uuid()}`
+}
+
+const verbs = { insert: 'create', update: 'update', delete: 'delete', check: 'check' } as const
+
+function keyOf(change: Change): string {
+  return change.op === 'insert' ? (change.row as never)[change.resource.key] : change.key
+}
+
+/** Names as clients know them: what was made of a password is called password. */
+function changedFields(change: Change): string[] {
+  const values: object =
+    change.op === 'insert' ? change.row : change.op === 'update' ? change.set : {}
+  const { hidden, writeOnly } = change.resource
+  const names = Object.entries(values)
+    .filter(([, value]) => change.op === 'update' || (value !== undefined && value !== null))
+    .map(([name]) => name)
+  const shown = names.filter((name) => !hidden.includes(name))
+  return shown.length < names.length ? [...shown, ...writeOnly] : shown
+}
+
+/** What would change, compared as the storage keeps it. */
+function differing<R extends AnyResource>(resource: R, row: Stored<R>, set: Values<R>): Values<R> {
+  const given = set as Readonly<Record<string, unknown>>
+  const changed: Record<string, unknown> = {}
+  for (const column of resource.columns as readonly Column[]) {
+    if (given[column.name] === undefined) continue
+    const value = normalValue(column, given[column.name])
+    if (!isDeepStrictEqual(row[column.name as keyof typeof row], value))
+      changed[column.name] = value
+  }
+  return changed as Values<R>
+}
+
+function isStorageError(error: unknown, code: string, resource: AnyResource, key: string): boolean {
+  return (
+    error instanceof StorageError &&
+    error.code === code &&
+    error.resource === resource.name &&
+    error.key === key
+  )
+}
+
+function isStale(error: unknown, resource: AnyResource, key: string): boolean {
+  return isStorageError(error, 'stale', resource, key)
+}
+
+function isTaken(error: unknown, resource: AnyResource, key: string): boolean {
+  return (
+    isStorageError(error, 'conflict', resource, key) &&
+    (error as StorageError).fields.includes(resource.key)
+  )
+}

@@ -1,0 +1,113 @@
+import type { Static } from '@sinclair/typebox'
+import type { AccountChange, Identity } from '../adapters/identity/port.js'
+import { StorageError } from '../adapters/storage/errors.js'
+import type { Check, NewRow, Storage, Stored, TenantId, Values } from '../adapters/storage/port.js'
+import type { Registration } from '../schemas/auth.js'
+import { tenants } from '../schemas/tenants.js'
+import { type User, users } from '../schemas/users.js'
+import type { Accounts } from './accounts.js'
+import { ApiError } from './problems.js'
+import { type ChangeOptions, createStore, newKey, type Store } from './store.js'
+
+export type UserRow = Stored<typeof users>
+export type UserChange = Partial<Pick<User, 'email' | 'name' | 'role'>> & { password?: string }
+
+/** Users, each of which is a row and an account that signs in: both change, or neither. */
+export interface Users {
+  register(registration: Static<typeof Registration>, requestId: string): Promise<UserRow>
+  create(store: Store, row: NewRow<typeof users>, password: string): Promise<UserRow>
+  update(store: Store, id: string, change: UserChange, options: ChangeOptions): Promise<UserRow>
+  remove(store: Store, id: string, options: ChangeOptions): Promise<void>
+}
+
+export function createUsers(storage: Storage, identity: Identity, accounts: Accounts): Users {
+  return {
+    async register({ tenant_name, name, email, password }, requestId) {
+      const tenant = newKey(tenants) as TenantId
+      const id = newKey(users)
+      const store = createStore(storage, { tenant, actor: id, requestId })
+      const account = await identity.createAccount({ id, email: email.toLowerCase(), password })
+      const row = { id, email, name, role: 'admin' as const, ...account.columns }
+      const [, user] = await together(account, () =>
+        store.commit([
+          { op: 'insert', resource: tenants, row: { id: tenant, name: tenant_name } },
+          { op: 'insert', resource: users, row },
+          ...account.changes
+        ])
+      )
+      return user as UserRow
+    },
+
+    async create(store, row, password) {
+      const email = row.email.toLowerCase()
+      const account = await identity.createAccount({ id: row.id, email, password })
+      return together(account, () =>
+        store.insert(users, { ...row, ...account.columns }, { along: account.changes })
+      )
+    },
+
+    async update(store, id, { password, ...change }, options) {
+      const user = await store.need(users, id)
+      const account = await identity.updateAccount(user, {
+        ...(change.email ? { email: change.email.toLowerCase() } : {}),
+        ...(password ? { password } : {})
+      })
+      const set: Values<typeof users> = { ...change, ...account.columns }
+      const demoted = change.role !== undefined && change.role !== 'admin'
+      const updated = await together(account, () =>
+        keepingAnAdmin(store, demoted ? user : null, (checks) =>
+          store.update(users, id, set, { ...options, along: [...checks, ...account.changes] })
+        )
+      )
+      accounts.forget(id)
+      return updated
+    },
+
+    async remove(store, id, options) {
+      const user = await store.need(users, id)
+      const account = await identity.deleteAccount(user)
+      await together(account, () =>
+        keepingAnAdmin(store, user, (checks) =>
+          store.remove(users, id, { ...options, along: [...checks, ...account.changes] })
+        )
+      )
+      accounts.forget(id)
+    }
+  }
+}
+
+/** Commits the row between the two halves of the account's change. */
+export async function together<T>(account: AccountChange, commit: () => Promise<T>): Promise<T> {
+  let row: T
+  try {
+    row = await commit()
+  } catch (error) {
+    await account.undo()
+    throw error
+  }
+  await account.finish()
+  return row
+}
+
+/**
+ * Commits only if another admin is still there when it is stored, so that no tenant is left
+ * without one, not even by two admins who remove each other at the same moment.
+ */
+async function keepingAnAdmin<T>(
+  store: Store,
+  leaving: UserRow | null,
+  commit: (checks: readonly Check<typeof users>[]) => Promise<T>
+): Promise<T> {
+  if (leaving?.role !== 'admin') return commit([])
+  for (;;) {
+    const { rows } = await store.list(users, { filter: { role: 'admin' }, limit: 2 })
+    const other = rows.find(({ id }) => id !== leaving.id)
+    if (!other)
+      throw new ApiError('last_admin', 'A tenant needs an admin: make somebody else one first.')
+    try {
+      return await commit([{ op: 'check', resource: users, key: other.id, expect: other.version }])
+    } catch (error) {
+      if (!(error instanceof StorageError && error.key === other.id)) throw error
+    }
+  }
+}

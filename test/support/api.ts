@@ -1,0 +1,128 @@
+import { randomBytes } from 'node:crypto'
+import { hash, verify } from '@node-rs/argon2'
+import type {
+  FastifyInstance,
+  FastifyServerOptions,
+  InjectOptions,
+  LightMyRequestResponse
+} from 'fastify'
+import { openLocalIdentity, type PasswordHasher } from '../../adapters/identity/local.js'
+import type { Identity } from '../../adapters/identity/port.js'
+import type { Storage } from '../../adapters/storage/port.js'
+import type { Role } from '../../schemas/resource.js'
+import { buildApp } from '../../src/app.js'
+import { readEnvironment } from '../../src/configuration.js'
+import { createKeyring, type Keyring } from '../../src/encryption.js'
+import { type Teardown, testStorages } from './storages.js'
+
+/** Real argon2id at its least cost: what is tested is not how long it takes. */
+export const cheapHasher: PasswordHasher = {
+  hash: (password) => hash(password, { memoryCost: 8, timeCost: 1, parallelism: 1 }),
+  verify
+}
+
+export interface TestApiOptions {
+  readonly storage?: Storage
+  readonly identity?: Identity
+  readonly hasher?: PasswordHasher
+  readonly env?: Readonly<Record<string, string>>
+  readonly logger?: FastifyServerOptions['logger']
+}
+
+/** Sends requests as somebody; `null` sends them as nobody. */
+export type Send = (
+  method: NonNullable<InjectOptions['method']>,
+  url: string,
+  body?: unknown,
+  headers?: Readonly<Record<string, string>>
+) => Promise<LightMyRequestResponse>
+
+export interface Person {
+  readonly id: string
+  readonly email: string
+  readonly password: string
+  readonly token: string
+  readonly refreshToken: string
+  readonly send: Send
+}
+
+export interface TestApi {
+  readonly app: FastifyInstance
+  readonly storage: Storage
+  readonly keyring: Keyring
+  /** Sends without signing in. */
+  readonly send: Send
+  as(token: string): Send
+  /** Registers a tenant and returns its first admin. */
+  register(tenantName?: string): Promise<Person>
+  /** Has an admin create a user of a role, and signs it in. */
+  person(admin: Person, role: Role): Promise<Person>
+}
+
+/** The API on a storage of its own (memory unless given), closed with the test. */
+export async function testApi(t: Teardown, options: TestApiOptions = {}): Promise<TestApi> {
+  const storage = options.storage ?? (await (testStorages[0] as (typeof testStorages)[0]).open(t))
+  const secret = randomBytes(32).toString('base64')
+  const hasher = options.hasher ?? cheapHasher
+  const identity = options.identity ?? (await openLocalIdentity({ storage, secret, hasher }))
+  const keyring = createKeyring([{ id: 'default', key: randomBytes(32) }])
+  const env = readEnvironment({
+    NODE_ENV: 'test',
+    AUTH_RATE_LIMIT_PER_MINUTE: '1000000',
+    ...options.env
+  })
+  const app = await buildApp({ env, storage, identity, keyring, logger: options.logger ?? false })
+  t.teardown(() => app.close())
+
+  function as(token: string | null): Send {
+    const authorization = token === null ? {} : { authorization: `Bearer ${token}` }
+    return (method, url, body, headers = {}) =>
+      app.inject({
+        method,
+        url: `/api${url}`,
+        headers: { ...authorization, ...headers },
+        ...(body === undefined ? {} : { payload: body as object })
+      })
+  }
+  const send = as(null)
+  let count = 0
+
+  function personOf(answer: LightMyRequestResponse, password: string): Person {
+    const { user, token, refresh_token } = answer.json()
+    if (!token) throw new Error(`Sign-in failed: ${answer.body}`)
+    return {
+      id: user.id,
+      email: user.email,
+      password,
+      token,
+      refreshToken: refresh_token,
+      send: as(token)
+    }
+  }
+
+  return {
+    app,
+    storage,
+    keyring,
+    send,
+    as,
+
+    async register(tenantName = `Tenant ${++count}`) {
+      const password = `password of ${tenantName}`
+      const body = {
+        tenant_name: tenantName,
+        name: 'Ada',
+        email: `admin${++count}@example.com`,
+        password
+      }
+      return personOf(await send('POST', '/auth/register', body), password)
+    },
+
+    async person(admin, role) {
+      const password = `password of ${role}`
+      const body = { email: `${role}${++count}@example.com`, name: role, role, password }
+      await admin.send('POST', '/users', body)
+      return personOf(await send('POST', '/auth/login', { email: body.email, password }), password)
+    }
+  }
+}
