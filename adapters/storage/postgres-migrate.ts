@@ -1,0 +1,139 @@
+import pg from 'pg'
+import {
+  type Migration,
+  pendingMigrations,
+  readMigrations,
+  unknownMigrations
+} from './migrations.js'
+
+export interface MigrateOptions {
+  /** The database, as a role that may create tables in its schema `public`. */
+  readonly url: string
+  /** Told of each migration once it is stored. */
+  readonly onApplied?: (version: string) => void
+}
+
+/** Where a migration stands in a database. */
+export interface MigrationStatus {
+  readonly version: string
+  /** `changed`: the file is not the one that was applied. `newer`: of a release after this one. */
+  readonly state: 'applied' | 'pending' | 'changed' | 'newer'
+  readonly appliedAt: Date | null
+}
+
+interface AppliedRow {
+  readonly version: string
+  /** Null where psql, the SQL editor or the Supabase CLI applied it. */
+  readonly checksum: string | null
+  readonly applied_at: Date
+}
+
+/** Any number that no other user of the database's advisory locks would take. */
+const LOCK = 7_264_811_936_215n
+
+/**
+ * Applies what is missing, each file in a transaction of its own, and returns their versions.
+ * Several may run at once: each waits for the other's file.
+ * @throws StorageError `schema_outdated` where an applied file was changed since.
+ */
+export async function migratePostgres({ url, onApplied }: MigrateOptions): Promise<string[]> {
+  return withClient(url, async (client) => {
+    const applied: string[] = []
+    for (;;) {
+      const version = await applyNext(client)
+      if (version === null) return applied
+      applied.push(version)
+      onApplied?.(version)
+    }
+  })
+}
+
+/** Every migration that this release or the database knows, oldest first. */
+export async function migrationStatus(url: string): Promise<MigrationStatus[]> {
+  const known = readMigrations('postgres')
+  const applied = await withClient(url, readApplied)
+  const rows = new Map(applied.map((row) => [row.version, row]))
+  const states = known.map(({ version, checksum }): MigrationStatus => {
+    const row = rows.get(version)
+    const same = [null, checksum].includes(row?.checksum ?? null)
+    const state = !row ? 'pending' : same ? 'applied' : 'changed'
+    return { version, state, appliedAt: row?.applied_at ?? null }
+  })
+  const newer = unknownMigrations(known, withChecksums(applied)).map(
+    (version): MigrationStatus => ({
+      version,
+      state: 'newer',
+      appliedAt: rows.get(version)?.applied_at ?? null
+    })
+  )
+  return [...states, ...newer]
+}
+
+/** The SQL that is missing, to be read or run by other means. Without a database, all of it. */
+export async function migrationSql(url?: string): Promise<string> {
+  const known = readMigrations('postgres')
+  const applied = url === undefined ? [] : await withClient(url, readApplied)
+  return pendingMigrations(known, withChecksums(applied))
+    .map(({ version, sql }) => `-- ${version}\n${sql}`)
+    .join('\n')
+}
+
+/** One transaction: the lock ends with it, which transaction-mode poolers need. */
+async function applyNext(client: pg.Client): Promise<string | null> {
+  await client.query('begin')
+  try {
+    await client.query('select pg_advisory_xact_lock($1)', [LOCK])
+    const applied = await readApplied(client)
+    const [next] = pendingMigrations(readMigrations('postgres'), withChecksums(applied))
+    if (next) await applyMigration(client, next)
+    await client.query('commit')
+    return next?.version ?? null
+  } catch (error) {
+    await client.query('rollback').catch(() => {})
+    throw error
+  }
+}
+
+async function applyMigration(
+  client: pg.Client,
+  { version, sql, checksum }: Migration
+): Promise<void> {
+  await client.query(sql)
+  const { rowCount } = await client.query(
+    'update public.schema_migrations set checksum = $2 where version = $1',
+    [version, checksum]
+  )
+  if (rowCount !== 1) throw new Error(`migrations/postgres/${version}.sql does not record itself`)
+}
+
+async function readApplied(client: pg.Client): Promise<AppliedRow[]> {
+  const { rows } = await client.query<{ exists: boolean }>(
+    "select to_regclass('public.schema_migrations') is not null as exists"
+  )
+  if (!rows[0]?.exists) return []
+  const applied = await client.query<AppliedRow>(
+    'select version, checksum, applied_at from public.schema_migrations order by version'
+  )
+  return applied.rows
+}
+
+/** Nobody knows what other tools applied: it is taken for the file of the same name. */
+function withChecksums(applied: readonly AppliedRow[]) {
+  const known = new Map(readMigrations('postgres').map((each) => [each.version, each.checksum]))
+  return applied.map(({ version, checksum }) => ({
+    version,
+    checksum: checksum ?? known.get(version) ?? ''
+  }))
+}
+
+async function withClient<T>(url: string, run: (client: pg.Client) => Promise<T>): Promise<T> {
+  const client = new pg.Client({ connectionString: url, application_name: 'workflow-api migrate' })
+  // A connection that breaks fails the statement under way, too.
+  client.on('error', () => {})
+  await client.connect()
+  try {
+    return await run(client)
+  } finally {
+    await client.end()
+  }
+}

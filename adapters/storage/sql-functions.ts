@@ -1,0 +1,87 @@
+import type { AnyResource, Column } from '../../schemas/resource.js'
+import type { DriverChange, DriverRow } from './driver.js'
+import { StorageError, type StorageErrorCode } from './errors.js'
+
+/**
+ * What goes into the functions of `migrations/postgres/` and what comes out of them, whether a
+ * connection or PostgREST carries it.
+ */
+
+/** A column's value as Postgres gives it, in JSON or not: bigints may be text, times carry an offset. */
+type RawRow = Readonly<Record<string, unknown>>
+
+/** The `changes` argument of `apply_changes`. */
+export function encodeChanges(changes: readonly DriverChange[]): Record<string, unknown>[] {
+  return changes.map(({ resource, ...change }) => ({ ...change, resource: resource.name }))
+}
+
+/** The rows that `apply_changes` returned, or null where this is no answer to these changes. */
+export function decodeStored(
+  changes: readonly DriverChange[],
+  answer: unknown
+): (DriverRow | null)[] | null {
+  if (!Array.isArray(answer) || answer.length !== changes.length) return null
+  return changes.map(({ resource }, index) => {
+    const raw = answer[index] as RawRow | null
+    return raw && decodeRow(resource, raw)
+  })
+}
+
+/** The declared columns only: a newer migration may have added others. */
+export function decodeRow(resource: AnyResource, raw: RawRow): DriverRow {
+  const row: Record<string, unknown> = {}
+  for (const column of resource.columns) row[column.name] = decodeValue(column, raw[column.name])
+  return row
+}
+
+function decodeValue({ kind }: Column, value: unknown): unknown {
+  if (value === null || value === undefined) return null
+  if (kind === 'timestamp') return decodeTime(value as string)
+  return kind === 'integer' || kind === 'real' ? Number(value) : value
+}
+
+function decodeTime(text: string): string {
+  if (text.length === 24 && text.endsWith('Z')) return text
+  // Before railways, places had offsets with seconds, which JavaScript does not read.
+  const [, minutes = text, seconds = '0'] = /^(.*[+-]\d\d:\d\d):(\d\d)$/.exec(text) ?? []
+  const sign = minutes.at(-6) === '-' ? -1 : 1
+  return new Date(Date.parse(minutes) - sign * Number(seconds) * 1000).toISOString()
+}
+
+/** An error as Postgres reports it; `detail` is called `details` by PostgREST. */
+export interface SqlError {
+  readonly code?: string | undefined
+  readonly message?: string | undefined
+  readonly detail?: string | null | undefined
+}
+
+/** The refusal that `apply_changes` raised, or null where the error is another. */
+export function refusal(error: SqlError, cause: unknown): StorageError | null {
+  if (!error.code?.startsWith('PT4') || !error.detail?.startsWith('{')) return null
+  const { code, resource, key, fields } = JSON.parse(error.detail) as {
+    code: StorageErrorCode
+    resource: string
+    key: string
+    fields?: string[]
+  }
+  return new StorageError(code, { resource, key, fields: fields ?? [], cause })
+}
+
+/**
+ * What an SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html) means for the
+ * statement that met it:
+ * `retry` rolled back whole, and may well succeed if repeated;
+ * `lost` the connection went, so nobody knows how the statement ended;
+ * `unavailable` rolled back whole, for want of something an operator can give;
+ * `schema` the tables or functions are not those of this release;
+ * `bug` rolled back whole, and would be again.
+ */
+export function meaningOf(state: string): 'retry' | 'lost' | 'unavailable' | 'schema' | 'bug' {
+  if (state === '40001' || state === '40P01') return 'retry'
+  // A commit may have been written before the server found itself unable to go on.
+  if (/^(08|57P|58|XX)/.test(state)) return 'lost'
+  if (/^(3F|42P01|42703|42883)/.test(state)) return 'schema'
+  // Resources, locks, cancelled statements, passwords and permissions, read-only replicas.
+  if (/^(53|55|57|28|25006|3D000|42501)/.test(state)) return 'unavailable'
+  return 'bug'
+}
