@@ -56,7 +56,7 @@ export function openMemory(): Driver {
     const partition = partitionOf(table, change.resource.scope ? tenant : '')
     if (change.op === 'insert') {
       if (partition.rows.has(change.key)) throw taken(change, [change.resource.key])
-      const row = freeze({ ...change.row, version: ++version })
+      const row = Object.freeze({ ...change.row, version: ++version })
       put(table, partition, undefined, row, undo)
       assertReferences(change, row)
       return row
@@ -70,7 +70,7 @@ export function openMemory(): Driver {
       remove(table, partition, entry, undo)
       return null
     }
-    const row = freeze({ ...entry.row, ...change.set, version: ++version })
+    const row = Object.freeze({ ...entry.row, ...change.set, version: ++version })
     put(table, partition, entry, row, undo)
     assertReferences(change, row)
     return row
@@ -98,7 +98,8 @@ export function openMemory(): Driver {
         if (before) owners.set(before, owner)
       })
     }
-    const position = old?.position ?? { at: row[resource.order] as string, key }
+    const at = row[resource.order] as string
+    const position = old?.position.at === at ? old.position : { at, key }
     const entry = { row, position }
     link(partition, entry, old)
     undo.push(() => (old ? link(partition, old, entry) : unlink(partition, entry)))
@@ -164,6 +165,7 @@ export function openMemory(): Driver {
       return one ? [one] : []
     }
     for (const { unique, owners } of query ? table.uniques : []) {
+      if (unique.within !== 'everywhere') continue
       const value = uniqueValue(resource, unique, Object.fromEntries(query?.filter ?? []))
       if (value === null) continue
       const owner = owners.get(value)
@@ -251,11 +253,13 @@ function partitionOf(table: Table, tenant: string): Partition {
 /** Enters a row, in the place of an older one where there is one. */
 function link(partition: Partition, entry: Entry, old: Entry | undefined): void {
   partition.rows.set(entry.position.key, entry)
-  if (!old) partition.all.set(entry.position, undefined)
+  const moved = old?.position !== entry.position
+  if (old && moved) partition.all.delete(old.position)
+  if (moved) partition.all.set(entry.position, undefined)
   for (const [field, indexes] of partition.byField) {
     const value = entry.row[field]
     if (old) {
-      if (old.row[field] === value) continue
+      if (old.row[field] === value && !moved) continue
       unindex(indexes, old.row[field], old.position)
     }
     let index = indexes.get(value)
@@ -356,12 +360,4 @@ function about({ resource, key }: { resource: AnyResource; key: string }) {
 
 function taken(change: { resource: AnyResource; key: string }, fields: readonly string[]) {
   return new StorageError('conflict', { ...about(change), fields })
-}
-
-/** A copy that nobody can change: rows are handed out as they are. */
-function freeze<T>(value: T): T {
-  if (typeof value !== 'object' || value === null) return value
-  const copy = (Array.isArray(value) ? [] : {}) as T
-  for (const key of Object.keys(value) as (keyof T)[]) copy[key] = freeze(value[key])
-  return Object.freeze(copy)
 }
