@@ -73,6 +73,7 @@ export async function testApi(t: Teardown, options: TestApiOptions = {}): Promis
   })
   const app = await buildApp({ env, storage, identity, keyring, logger: options.logger ?? false })
   t.teardown(() => app.close())
+  await app.ready()
 
   function as(token: string | null): Send {
     const authorization = token === null ? {} : { authorization: `Bearer ${token}` }

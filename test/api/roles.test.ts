@@ -1,0 +1,192 @@
+import type { FastifyInstance } from 'fastify'
+import t from 'tap'
+import { type Person, type Send, testApi } from '../support/api.js'
+import { testStorages } from '../support/storages.js'
+
+/** The status for each kind of caller: anonymous, viewer, editor, admin, and another tenant's admin. */
+type Expected = readonly [
+  anonymous: number,
+  viewer: number,
+  editor: number,
+  admin: number,
+  stranger: number
+]
+
+interface Row {
+  readonly body?: object
+  /** Parameters of the path; they name rows of the admin's tenant. */
+  readonly params?: Readonly<Record<string, string>>
+  readonly expected: Expected
+}
+
+const one = { id: 'one' }
+const read: Expected = [401, 200, 200, 200, 200]
+const readOne: Expected = [401, 200, 200, 200, 404]
+const create: Expected = [401, 403, 201, 201, 201]
+const change: Expected = [401, 403, 200, 200, 404]
+const remove: Expected = [401, 403, 204, 204, 404]
+const forAdmins: Expected = [401, 403, 403, 200, 200]
+
+/** Every route of the API: one that is missing here fails the test. */
+const table: Readonly<Record<string, Row>> = {
+  'GET /api/health': { expected: [200, 200, 200, 200, 200] },
+  'GET /api/ready': { expected: [200, 200, 200, 200, 200] },
+  'GET /api/openapi.json': { expected: [200, 200, 200, 200, 200] },
+
+  // 400: the body is empty, so the route was reached.
+  'POST /api/auth/register': { body: {}, expected: [400, 400, 400, 400, 400] },
+  'POST /api/auth/login': { body: {}, expected: [400, 400, 400, 400, 400] },
+  'POST /api/auth/refresh': { body: {}, expected: [400, 400, 400, 400, 400] },
+  'POST /api/auth/logout': { expected: [401, 204, 204, 204, 204] },
+  'GET /api/auth/me': { expected: read },
+
+  'GET /api/users/me': { expected: read },
+  'PATCH /api/users/me': { body: { name: 'Me' }, expected: read },
+  'GET /api/users': { expected: forAdmins },
+  'POST /api/users': {
+    body: { name: 'New', email: '{unique}@example.com', password: 'a good password' },
+    expected: [401, 403, 403, 201, 201]
+  },
+  'GET /api/users/:id': { params: { id: '{user}' }, expected: [401, 403, 403, 200, 404] },
+  'PATCH /api/users/:id': {
+    params: { id: '{user}' },
+    body: { name: 'Other' },
+    expected: [401, 403, 403, 200, 404]
+  },
+  'DELETE /api/users/:id': { params: { id: '{user}' }, expected: [401, 403, 403, 204, 404] },
+
+  'GET /api/templates': { expected: read },
+  'POST /api/templates': { body: { name: 'T' }, expected: create },
+  'GET /api/templates/:id': { params: one, expected: readOne },
+  'PUT /api/templates/:id': {
+    params: one,
+    body: { name: 'T' },
+    expected: [401, 403, 200, 200, 201]
+  },
+  'PATCH /api/templates/:id': { params: one, body: { name: 'U' }, expected: change },
+  'DELETE /api/templates/:id': { params: { id: 'spare' }, expected: remove },
+  'POST /api/templates/:id/flows': { params: one, body: {}, expected: [401, 403, 201, 201, 404] },
+
+  'GET /api/flows': { expected: read },
+  'POST /api/flows': { body: { name: 'F' }, expected: create },
+  'GET /api/flows/:id': { params: one, expected: readOne },
+  'PUT /api/flows/:id': { params: one, body: { name: 'F' }, expected: [401, 403, 200, 200, 201] },
+  'PATCH /api/flows/:id': { params: one, body: { name: 'G' }, expected: change },
+  'DELETE /api/flows/:id': { params: { id: 'spare' }, expected: remove },
+  'POST /api/flows/:id/deploy': { params: one, expected: change },
+  'GET /api/flows/:id/executions': { params: one, expected: readOne },
+  'POST /api/flows/:id/executions': { params: one, body: {}, expected: [401, 403, 201, 201, 404] },
+
+  'GET /api/executions': { expected: read },
+  'GET /api/executions/:id': { params: { id: '{execution}' }, expected: readOne },
+  'PATCH /api/executions/:id': {
+    params: { id: '{execution}' },
+    body: { status: 'running' },
+    expected: change
+  },
+
+  'GET /api/connections': { expected: read },
+  'POST /api/connections': {
+    body: { provider: 'p', category: 'c', account: 'a' },
+    expected: create
+  },
+  'GET /api/connections/:id': { params: one, expected: readOne },
+  'PUT /api/connections/:id': {
+    params: one,
+    body: { provider: 'p', category: 'c', account: 'a' },
+    expected: [401, 403, 200, 200, 201]
+  },
+  'PATCH /api/connections/:id': { params: one, body: { account: 'b' }, expected: change },
+  'DELETE /api/connections/:id': { params: { id: 'spare' }, expected: remove },
+
+  'GET /api/secrets': { expected: read },
+  'POST /api/secrets': { body: { name: '{unique}', value: 'v' }, expected: create },
+  'GET /api/secrets/:name': { params: { name: 'one' }, expected: readOne },
+  'PUT /api/secrets/:name': {
+    params: { name: 'one' },
+    body: { value: 'v' },
+    expected: [401, 403, 200, 200, 201]
+  },
+  'DELETE /api/secrets/:name': { params: { name: 'spare' }, expected: remove },
+
+  'GET /api/audit': { expected: forAdmins }
+}
+
+/**
+ * The routes that an app really has, documented or not, as `METHOD /path`, read from the tree that
+ * the router prints. HEAD goes with GET; Swagger UI is files.
+ */
+function routesOf(app: FastifyInstance): string[] {
+  const above: string[] = []
+  const routes = app
+    .printRoutes({ commonPrefix: false })
+    .split('\n')
+    .flatMap((line) => {
+      const [, indent = '', part = '', methods = ''] =
+        /^([│ ]*)[├└]── (\S+) \((.+)\)/.exec(line) ?? []
+      const depth = indent.length / 4
+      above.splice(depth, above.length, part)
+      return methods.split(', ').map((method) => `${method} ${above.join('')}`)
+    })
+  return routes.filter((route) => !/^$|^HEAD|^ | \/api\/docs/.test(route))
+}
+
+let count = 0
+function unique(): string {
+  return `unique${++count}`
+}
+
+/** What the rows of the table talk about, in the admin's tenant. */
+async function prepare({ send }: Person): Promise<Readonly<Record<string, string>>> {
+  for (const id of ['one', 'spare']) {
+    await send('PUT', `/templates/${id}`, { name: 'T' })
+    await send('PUT', `/flows/${id}`, { name: 'F', status: 'draft' })
+    await send('PUT', `/connections/${id}`, { provider: 'p', category: 'c', account: 'a' })
+    await send('PUT', `/secrets/${id}`, { value: 'v' })
+  }
+  const email = `${unique()}@example.com`
+  const user = await send('POST', '/users', { name: 'U', email, password: 'a good password' })
+  const execution = await send('POST', '/flows/one/executions', {})
+  return { '{user}': user.json().id, '{execution}': execution.json().id }
+}
+
+async function call(send: Send, route: string, row: Row, ids: Readonly<Record<string, string>>) {
+  const [method, path = ''] = route.split(' ')
+  const fill = (text: string) =>
+    Object.entries(ids).reduce((filled, [name, id]) => filled.replaceAll(name, id), text)
+  const url = path.replace(/:(\w+)/g, (_, name) => fill(row.params?.[name] ?? ''))
+  const body = row.body && JSON.parse(JSON.stringify(row.body).replaceAll('{unique}', unique()))
+  return send(method as 'GET', url.replace('/api', ''), body)
+}
+
+for (const { kind, open } of testStorages)
+  t.test(`every route and every role on ${kind}`, async (t) => {
+    const api = await testApi(t, { storage: await open(t) })
+    t.strictSame(Object.keys(table).sort(), routesOf(api.app).sort(), 'the table has every route')
+
+    const admin = await api.register()
+    for (const [route, row] of Object.entries(table)) {
+      const people = [
+        null,
+        await api.person(admin, 'viewer'),
+        await api.person(admin, 'editor'),
+        await api.person(admin, 'admin'),
+        // A tenant of its own for each route, so that none finds what another left there.
+        await api.register(unique())
+      ]
+      const got: number[] = []
+      for (const person of people) {
+        const ids = await prepare(admin)
+        const answer = await call(person?.send ?? api.send, route, row, ids)
+        got.push(answer.statusCode)
+      }
+      t.strictSame(got, row.expected, route)
+    }
+  })
+
+t.test('a viewer cannot make itself an admin', async (t) => {
+  const api = await testApi(t)
+  const viewer = await api.person(await api.register(), 'viewer')
+  const answer = await viewer.send('PATCH', '/users/me', { role: 'admin' })
+  t.match([answer.statusCode, answer.json().code], [400, 'validation_failed'])
+})
