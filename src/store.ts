@@ -202,7 +202,7 @@ function changedFields(change: Change): string[] {
     .filter(([, value]) => change.op === 'update' || (value !== undefined && value !== null))
     .map(([name]) => name)
   const shown = names.filter((name) => !hidden.includes(name))
-  return shown.length < names.length ? [...shown, ...writeOnly] : shown
+  return [...shown, ...(shown.length < names.length ? writeOnly : [])].sort()
 }
 
 /** What would change, compared as the storage keeps it. */

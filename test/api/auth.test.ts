@@ -1,0 +1,167 @@
+import { verify } from '@node-rs/argon2'
+import t from 'tap'
+import { cheapHasher, testApi } from '../support/api.js'
+import { testStorages } from '../support/storages.js'
+
+const registration = {
+  tenant_name: 'Acme',
+  name: 'Ada',
+  email: 'Ada@Example.com',
+  password: 'correct horse'
+}
+const login = { email: registration.email, password: registration.password }
+
+for (const { kind, open } of testStorages)
+  t.test(`sign-in on ${kind}`, async (t) => {
+    const storage = await open(t)
+    const { send, as } = await testApi(t, { storage })
+
+    t.test('registering creates a tenant and its admin, signed in', async (t) => {
+      const answer = await send('POST', '/auth/register', registration)
+      t.equal(answer.statusCode, 201)
+      const { user, token, refresh_token, expires_in } = answer.json()
+      t.match(user, { email: 'ada@example.com', name: 'Ada', role: 'admin', tenant_name: 'Acme' })
+      t.equal(user.password_hash, undefined)
+      t.ok(refresh_token)
+      t.equal(expires_in, 900)
+      t.match((await as(token)('GET', '/auth/me')).json(), user)
+      const audit = (await as(token)('GET', '/audit?order=asc')).json()
+      t.match(audit, [
+        { action: 'tenant.create', actor: user.id },
+        { action: 'user.create', actor: user.id, resource_id: user.id }
+      ])
+      t.ok(audit[1].fields.includes('password'))
+      t.notOk(audit[1].fields.includes('password_hash'))
+    })
+
+    t.test('an existing tenant cannot be joined, nor an address taken twice', async (t) => {
+      const sameTenant = { ...registration, email: 'eve@example.com' }
+      const sameEmail = { ...registration, tenant_name: 'Other', email: 'ADA@example.COM' }
+      for (const body of [sameTenant, sameEmail]) {
+        const answer = await send('POST', '/auth/register', body)
+        t.match([answer.statusCode, answer.json().code], [409, 'already_exists'])
+      }
+      const tenantLeft = { ...registration, tenant_name: 'Other', email: 'new@example.com' }
+      const later = await send('POST', '/auth/register', tenantLeft)
+      t.equal(later.statusCode, 201, 'the refused registration left no tenant behind')
+    })
+
+    t.test('unknown address and wrong password answer the same', async (t) => {
+      const wrong = await send('POST', '/auth/login', { ...login, password: 'wrong' })
+      const unknown = await send('POST', '/auth/login', { ...login, email: 'nobody@example.com' })
+      t.equal(wrong.statusCode, 401)
+      const { request_id: _, ...problem } = wrong.json()
+      t.match(unknown.json(), problem)
+      t.equal(unknown.statusCode, wrong.statusCode)
+    })
+
+    t.test('a refresh token is good once, and its reuse ends the session', async (t) => {
+      const first = (await send('POST', '/auth/login', login)).json()
+      const other = (await send('POST', '/auth/login', login)).json()
+      const second = await send('POST', '/auth/refresh', { refresh_token: first.refresh_token })
+      t.equal(second.statusCode, 200)
+      t.equal((await as(second.json().token)('GET', '/auth/me')).statusCode, 200)
+
+      const reused = await send('POST', '/auth/refresh', { refresh_token: first.refresh_token })
+      t.match([reused.statusCode, reused.json().code], [401, 'invalid_refresh_token'])
+      const { refresh_token } = second.json()
+      const descendant = await send('POST', '/auth/refresh', { refresh_token })
+      t.equal(descendant.statusCode, 401, 'the whole family is over')
+      const unrelated = { refresh_token: other.refresh_token }
+      t.equal((await send('POST', '/auth/refresh', unrelated)).statusCode, 200, 'and no other')
+    })
+
+    t.test('of many uses of a refresh token at once, at most one succeeds', async (t) => {
+      const { refresh_token } = (await send('POST', '/auth/login', login)).json()
+      const uses = Array.from({ length: 10 }, () =>
+        send('POST', '/auth/refresh', { refresh_token })
+      )
+      const answers = await Promise.all(uses)
+      const won = answers.filter(({ statusCode }) => statusCode === 200)
+      t.ok(won.length <= 1)
+      t.ok(answers.every(({ statusCode }) => statusCode === 200 || statusCode === 401))
+      const renewed = won[0]?.json().refresh_token ?? refresh_token
+      const after = await send('POST', '/auth/refresh', { refresh_token: renewed })
+      t.equal(after.statusCode, 401, 'the session is over')
+    })
+
+    t.test('logging out ends the session', async (t) => {
+      const { token, refresh_token } = (await send('POST', '/auth/login', login)).json()
+      t.equal((await as(token)('POST', '/auth/logout')).statusCode, 204)
+      t.equal((await send('POST', '/auth/refresh', { refresh_token })).statusCode, 401)
+      t.equal((await as(token)('POST', '/auth/logout')).statusCode, 204, 'twice is fine')
+    })
+
+    t.test('neither kind of token passes for the other', async (t) => {
+      const { token, refresh_token } = (await send('POST', '/auth/login', login)).json()
+      t.equal((await as(refresh_token)('GET', '/auth/me')).statusCode, 401)
+      t.equal((await send('POST', '/auth/refresh', { refresh_token: token })).statusCode, 401)
+    })
+  })
+
+t.test('a sign-in costs one verification, whether the address is known or not', async (t) => {
+  let verifications = 0
+  const hasher = {
+    hash: cheapHasher.hash,
+    verify(hash: string, password: string) {
+      verifications++
+      return verify(hash, password)
+    }
+  }
+  const { send } = await testApi(t, { hasher })
+  await send('POST', '/auth/register', registration)
+  for (const attempt of [
+    { ...login, password: 'wrong' },
+    { ...login, email: 'nobody@example.com' }
+  ]) {
+    verifications = 0
+    t.equal((await send('POST', '/auth/login', attempt)).statusCode, 401)
+    t.equal(verifications, 1, attempt.email)
+  }
+})
+
+t.test('the hash that unknown addresses are held against costs what the others do', async (t) => {
+  const hashes: string[] = []
+  const hasher = {
+    hash: cheapHasher.hash,
+    verify(hash: string, password: string) {
+      hashes.push(hash)
+      return verify(hash, password)
+    }
+  }
+  const { send } = await testApi(t, { hasher })
+  await send('POST', '/auth/register', registration)
+  await send('POST', '/auth/login', { ...login, password: 'wrong' })
+  await send('POST', '/auth/login', { ...login, email: 'nobody@example.com' })
+  const [known, unknown] = hashes.slice(-2).map((hash) => hash.split('$').slice(0, 4))
+  t.strictSame(unknown, known, 'same algorithm, version and parameters')
+})
+
+t.test('registration can be closed', async (t) => {
+  const { send } = await testApi(t, { env: { REGISTRATION: 'closed' } })
+  const answer = await send('POST', '/auth/register', registration)
+  t.match([answer.statusCode, answer.json().code], [403, 'registration_closed'])
+})
+
+t.test('sign-in attempts of an address are limited', async (t) => {
+  const { send } = await testApi(t, { env: { AUTH_RATE_LIMIT_PER_MINUTE: '3' } })
+  const attempts = []
+  for (let i = 0; i < 4; i++) attempts.push(await send('POST', '/auth/login', login))
+  t.strictSame(
+    attempts.map(({ statusCode }) => statusCode),
+    [401, 401, 401, 429]
+  )
+  const limited = attempts[3] as (typeof attempts)[0]
+  t.equal(limited.json().code, 'rate_limited')
+  t.match(limited.headers['content-type'], 'application/problem+json')
+  t.ok(Number(limited.headers['retry-after']) > 0)
+})
+
+t.test('a bad token is refused with a challenge', async (t) => {
+  const { app } = await testApi(t)
+  for (const authorization of ['', 'Bearer', 'Bearer x', 'Basic YTpi', 'Bearer a b', 'bearer  x']) {
+    const answer = await app.inject({ url: '/api/flows', headers: { authorization } })
+    t.match([answer.statusCode, answer.json().code], [401, 'unauthenticated'], authorization)
+    t.equal(answer.headers['www-authenticate'], 'Bearer')
+  }
+})

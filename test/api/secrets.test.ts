@@ -1,0 +1,71 @@
+import t from 'tap'
+import { ACROSS_TENANTS, type TenantId } from '../../adapters/storage/port.js'
+import { secrets } from '../../schemas/secrets.js'
+import { users } from '../../schemas/users.js'
+import { testApi } from '../support/api.js'
+import { testStorages } from '../support/storages.js'
+
+for (const { kind, open } of testStorages)
+  t.test(`secrets on ${kind}`, async (t) => {
+    const api = await testApi(t, { storage: await open(t) })
+    const admin = await api.register()
+    const { send } = admin
+    const value = 'the value that nobody reads back'
+
+    const from = { resource: users, tenant: ACROSS_TENANTS } as const
+    const tenant = (await api.storage.get(from, admin.id))?.tenant_id as TenantId
+    const stored = (name: string) => api.storage.get({ resource: secrets, tenant }, name)
+
+    t.test('the value goes in and does not come out', async (t) => {
+      const answers = [
+        await send('POST', '/secrets', { name: 'TOKEN', value }),
+        await send('GET', '/secrets/TOKEN'),
+        await send('GET', '/secrets'),
+        await send('PUT', '/secrets/TOKEN', { value }),
+        await send('GET', '/audit')
+      ]
+      for (const answer of answers) {
+        t.ok(answer.statusCode < 300)
+        t.notMatch(answer.body, value)
+        t.notMatch(answer.body, 'ciphertext')
+        t.notMatch(answer.body, 'key_id')
+      }
+      t.match(answers[0]?.json(), { name: 'TOKEN', expires_at: null, expired: false })
+    })
+
+    t.test('what is stored is encrypted, and opens only in its place', async (t) => {
+      const row = await stored('TOKEN')
+      if (!row) throw new Error('no such row')
+      t.notMatch(JSON.stringify(row), value)
+      t.equal(api.keyring.open(row, [row.tenant_id, 'TOKEN']), value)
+      t.throws(() => api.keyring.open(row, [row.tenant_id, 'OTHER']), { name: 'DecryptionError' })
+      t.throws(() => api.keyring.open(row, ['another tenant', 'TOKEN']))
+    })
+
+    t.test('the same value is never encrypted to the same text', async (t) => {
+      const before = await stored('TOKEN')
+      await send('PUT', '/secrets/TOKEN', { value })
+      t.not((await stored('TOKEN'))?.ciphertext, before?.ciphertext)
+    })
+
+    t.test('expiry shows', async (t) => {
+      await send('PUT', '/secrets/OLD', { value, expires_at: '2020-01-01T00:00:00Z' })
+      await send('PUT', '/secrets/NEW', { value, expires_at: '9999-12-31T23:59:59+00:00' })
+      t.match((await send('GET', '/secrets/OLD')).json(), {
+        expired: true,
+        expires_at: '2020-01-01T00:00:00.000Z'
+      })
+      t.match((await send('GET', '/secrets/NEW')).json(), { expired: false })
+    })
+
+    t.test('the name is the key, in any script', async (t) => {
+      for (const name of ['ключ', '鍵', '🔑', 'a.b-c_d', "it's", '100%']) {
+        const created = await send('POST', '/secrets', { name, value })
+        t.equal(created.statusCode, 201, name)
+        const read = await send('GET', String(created.headers.location).replace('/api', ''))
+        t.equal(read.json().name, name)
+      }
+      t.equal((await send('POST', '/secrets', { name: 'ключ', value })).statusCode, 409)
+      t.equal((await send('PATCH', '/secrets/TOKEN', { value })).statusCode, 404)
+    })
+  })
