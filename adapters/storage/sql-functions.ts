@@ -8,7 +8,7 @@ import { StorageError, type StorageErrorCode } from './errors.js'
  */
 
 /** A column's value as Postgres gives it, in JSON or not: bigints may be text, times carry an offset. */
-type RawRow = Readonly<Record<string, unknown>>
+export type RawRow = Readonly<Record<string, unknown>>
 
 /** The `changes` argument of `apply_changes`. */
 export function encodeChanges(changes: readonly DriverChange[]): Record<string, unknown>[] {
@@ -40,12 +40,9 @@ function decodeValue({ kind }: Column, value: unknown): unknown {
   return kind === 'integer' || kind === 'real' ? Number(value) : value
 }
 
+/** Without `Z` it carries an offset, which is UTC's: other zones have offsets with seconds, once. */
 function decodeTime(text: string): string {
-  if (text.length === 24 && text.endsWith('Z')) return text
-  // Before railways, places had offsets with seconds, which JavaScript does not read.
-  const [, minutes = text, seconds = '0'] = /^(.*[+-]\d\d:\d\d):(\d\d)$/.exec(text) ?? []
-  const sign = minutes.at(-6) === '-' ? -1 : 1
-  return new Date(Date.parse(minutes) - sign * Number(seconds) * 1000).toISOString()
+  return text.length === 24 && text.endsWith('Z') ? text : new Date(text).toISOString()
 }
 
 /** An error as Postgres reports it; `detail` is called `details` by PostgREST. */

@@ -300,8 +300,9 @@ begin
         get diagnostics affected = row_count;
 
       when 'check' then
+        -- Locked as by an update: two that share a lock and then update wait for each other.
         execute format(
-          'select from public.%I t where %s for share', api_table.name, place || expected
+          'select from public.%I t where %s for no key update', api_table.name, place || expected
         );
         get diagnostics affected = row_count;
 

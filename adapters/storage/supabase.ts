@@ -1,0 +1,267 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { createClient } from '@supabase/supabase-js'
+import type { Driver, DriverQuery } from './driver.js'
+import { StorageError } from './errors.js'
+import { readMigrations } from './migrations.js'
+import { assertSchemaLevel, missingMigrations } from './schema-level.js'
+import {
+  decodeRow,
+  decodeStored,
+  encodeChanges,
+  meaningOf,
+  type RawRow,
+  refusal,
+  type SqlError
+} from './sql-functions.js'
+
+export interface SupabaseOptions {
+  /** The project's address, `https://….supabase.co`. */
+  readonly url: string
+  /** The service-role key or a secret key (`sb_secret_…`). */
+  readonly key: string
+  /** How long a read or a commit may take, repeats included, in milliseconds; 10000 by default. */
+  readonly timeoutMs?: number
+  /** What an operator should know; a process warning by default. */
+  readonly onWarning?: (message: string) => void
+}
+
+/** Tries of a read that meets a broken connection, and of a commit that was rolled back. */
+const READ_TRIES = 3
+const COMMIT_TRIES = 5
+const RETRY_MS = 50
+
+/**
+ * A Supabase project through its REST interface. A get, a page and a commit take one HTTP request
+ * each; pages are read by `read_page` and commits run in `apply_changes`.
+ * @throws StorageError `schema_outdated` where migrations are missing: it applies none itself.
+ */
+export async function openSupabase(options: SupabaseOptions): Promise<Driver> {
+  const { timeoutMs = 10_000, onWarning = (message) => process.emitWarning(message) } = options
+  const client = createServiceClient(options)
+  const known = readMigrations('postgres')
+  const running = new Set<Promise<unknown>>()
+
+  /** Remembers the request until it is answered, for `close`. */
+  function track<T>(request: Promise<T>): Promise<T> {
+    running.add(request)
+    const forget = () => running.delete(request)
+    request.then(forget, forget)
+    return request
+  }
+
+  /** Reads are repeated while the connection breaks, and until the time is up. */
+  function read<T>(send: Send): Promise<T> {
+    return track(repeat<T>(send, READ_TRIES, 'unavailable', (error) => error instanceof NoAnswer))
+  }
+
+  /** A commit is repeated only when the database said that it rolled it back. */
+  function commit(send: Send): Promise<unknown> {
+    return track(
+      repeat(send, COMMIT_TRIES, 'outcome_unknown', (error) => {
+        return error instanceof Refusal && error.meaning === 'retry'
+      })
+    )
+  }
+
+  async function repeat<T>(
+    send: Send,
+    most: number,
+    lost: 'unavailable' | 'outcome_unknown',
+    isHarmless: (error: unknown) => boolean
+  ): Promise<T> {
+    const signal = AbortSignal.timeout(timeoutMs)
+    for (let tries = 1; ; tries++) {
+      try {
+        const { data } = await send(signal).throwOnError()
+        return data as T
+      } catch (error) {
+        const again = isHarmless(error) && tries < most
+        if (again)
+          await sleep(RETRY_MS * tries * Math.random(), undefined, { signal }).catch(() => {})
+        if (!again || signal.aborted) throw storageError(error, lost)
+      }
+    }
+  }
+
+  /** The newest migration applied, once it is sure that this release can work with it. */
+  async function checkSchema(warn: (message: string) => void): Promise<string | null> {
+    const rows = await read<{ version: string }[]>((signal) =>
+      client.from('schema_migrations').select('version').order('version').abortSignal(signal)
+    ).catch((error) => {
+      if (!(error instanceof StorageError && error.code === 'schema_outdated')) throw error
+      throw missingMigrations(
+        known.map(({ version }) => version),
+        error
+      )
+    })
+    const applied = rows.map(({ version }) => version)
+    assertSchemaLevel(known, applied, warn)
+    return applied.at(-1) ?? null
+  }
+
+  await checkSchema(onWarning)
+
+  return {
+    kind: 'supabase',
+
+    async get(resource, tenant, key) {
+      const columns = resource.columns.map(({ name }) => name).join(',')
+      const [row] = await read<RawRow[]>((signal) => {
+        let query = client.from(resource.name).select(columns).eq(resource.key, key)
+        if (resource.scope && tenant !== null) query = query.eq(resource.scope, tenant)
+        return query.limit(1).abortSignal(signal)
+      })
+      return row ? decodeRow(resource, row) : null
+    },
+
+    async page(resource, tenant, query) {
+      const input = { resource: resource.name, tenant, query: encodeQuery(query) }
+      const { rows, total } = await read<{ rows: RawRow[]; total: number | null }>((signal) =>
+        client.rpc('read_page', input).abortSignal(signal)
+      )
+      const page = { rows: rows.map((row) => decodeRow(resource, row)) }
+      return total === null ? page : { ...page, total }
+    },
+
+    async apply(tenant, changes) {
+      const input = { tenant, changes: encodeChanges(changes) }
+      const answer = await commit((signal) =>
+        client.rpc('apply_changes', input).abortSignal(signal)
+      )
+      const stored = decodeStored(changes, answer)
+      if (!stored)
+        throw new StorageError('outcome_unknown', {}, 'Supabase answered something else.')
+      return stored
+    },
+
+    async ping() {
+      return { migration: await checkSchema(() => {}) }
+    },
+
+    async close() {
+      while (running.size) await Promise.allSettled(running)
+    }
+  }
+}
+
+/** A request of supabase-js, which sends it when it is awaited. */
+type Send = (signal: AbortSignal) => { throwOnError(): PromiseLike<{ data: unknown }> }
+
+/** A client that is nobody but the server: no session, and no socket until one is asked for. */
+function createServiceClient({ url, key }: SupabaseOptions) {
+  return createClient(url, key, {
+    auth: { persistSession: false, autoRefreshToken: false, detectSessionInUrl: false },
+    accessToken: async () => key,
+    // Whatever the database's own zone: some have offsets that JavaScript cannot read.
+    global: { fetch: fetchAnswer, headers: { prefer: 'timezone=UTC' } }
+  })
+}
+
+/**
+ * Reads an answer to its end, and throws what is not one: supabase-js would pass over the cause,
+ * and take a 404 without a body for an empty success.
+ */
+async function fetchAnswer(...request: Parameters<typeof fetch>): Promise<Response> {
+  const { response, text } = await fetchText(request)
+  if (!response.ok) throw new Refusal(response.status, text)
+  return new Response(text, { status: response.status, headers: response.headers })
+}
+
+async function fetchText(request: Parameters<typeof fetch>) {
+  try {
+    const response = await fetch(...request)
+    return { response, text: await response.text() }
+  } catch (error) {
+    throw new NoAnswer(error)
+  }
+}
+
+/** Causes of a failed `fetch` that lie before the request: nothing was sent. */
+const beforeSending =
+  /^(ECONNREFUSED|ENOTFOUND|EAI_|EHOSTUNREACH|ENETUNREACH|UND_ERR_CONNECT|CERT_|ERR_TLS|ERR_SSL|SELF_SIGNED|DEPTH_ZERO|UNABLE_TO_)/
+
+/** The connection broke, or the time was up. */
+class NoAnswer extends Error {
+  readonly wasSent: boolean
+
+  constructor(cause: unknown) {
+    const { message, cause: inner } = cause as Error & { cause?: NodeJS.ErrnoException }
+    super(inner?.message || inner?.code || message, { cause })
+    this.wasSent = !beforeSending.test(inner?.code ?? '')
+  }
+}
+
+/**
+ * What a status means where neither PostgREST nor Postgres wrote the answer: Supabase's gateway
+ * before them refuses keys and pauses projects (540), and Cloudflare before that does not reach it
+ * (https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors/).
+ */
+const notPassedOn = new Set([401, 403, 404, 429, 521, 523, 525, 526, 530, 540])
+
+/** Codes of PostgREST (https://docs.postgrest.org/en/stable/references/errors.html). */
+const postgrestMeanings: readonly [RegExp, ReturnType<typeof meaningOf>][] = [
+  // No connection to the database, or none free, or no schema cache yet: nothing was executed.
+  [/^PGRST00[023]$/, 'unavailable'],
+  [/^PGRST00/, 'lost'],
+  [/^PGRST(106|20[0-5])$/, 'schema'],
+  [/^PGRST3/, 'unavailable']
+]
+
+/** An answer that is not a success. */
+class Refusal extends Error {
+  readonly sql: SqlError
+  readonly meaning: ReturnType<typeof meaningOf>
+
+  constructor(status: number, text: string) {
+    const { code, message, details } = parseError(text)
+    super(message ?? `HTTP ${status}`)
+    this.sql = { code, message, detail: details }
+    this.meaning = code ? codeMeaning(code) : statusMeaning(status)
+  }
+}
+
+function parseError(text: string): { code?: string; message?: string; details?: string } {
+  try {
+    return JSON.parse(text) ?? {}
+  } catch {
+    return {}
+  }
+}
+
+function codeMeaning(code: string): ReturnType<typeof meaningOf> {
+  if (!code.startsWith('PGRST')) return meaningOf(code)
+  return postgrestMeanings.find(([pattern]) => pattern.test(code))?.[1] ?? 'bug'
+}
+
+function statusMeaning(status: number): ReturnType<typeof meaningOf> {
+  if (notPassedOn.has(status)) return 'unavailable'
+  return status >= 500 ? 'lost' : 'bug'
+}
+
+/** @param lost what it is called when nobody knows whether the request was carried out. */
+function storageError(error: unknown, lost: 'unavailable' | 'outcome_unknown'): unknown {
+  const message = `Supabase cannot be used: ${(error as Error).message}`
+  const unavailable = new StorageError('unavailable', { cause: error }, message)
+  if (error instanceof NoAnswer)
+    return error.wasSent && lost === 'outcome_unknown'
+      ? new StorageError('outcome_unknown', { cause: error })
+      : unavailable
+  if (!(error instanceof Refusal)) return error
+  const refused = refusal(error.sql, error)
+  if (refused) return refused
+  switch (error.meaning) {
+    case 'lost':
+      return lost === 'unavailable' ? unavailable : new StorageError(lost, { cause: error })
+    case 'schema':
+      return new StorageError('schema_outdated', { cause: error })
+    case 'retry':
+    case 'unavailable':
+      return unavailable
+    default:
+      return error
+  }
+}
+
+function encodeQuery(query: DriverQuery) {
+  return { ...query, filter: Object.fromEntries(query.filter) }
+}

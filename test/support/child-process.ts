@@ -1,0 +1,76 @@
+import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
+import { once } from 'node:events'
+
+/** A program that a test started, and how to end it. */
+export interface Child {
+  readonly pid: number
+  /** What it wrote so far, to either stream. */
+  output(): string
+  /** Resolves when it wrote the text, and rejects when it ends without. */
+  wrote(text: string): Promise<void>
+  signal(signal: NodeJS.Signals): void
+  ended(): Promise<void>
+}
+
+/** Starts a program that does not outlive this process. */
+export function startChild(command: string, args: string[], options: SpawnOptions = {}): Child {
+  const child = spawn(command, args, { ...options, stdio: ['ignore', 'pipe', 'pipe'] })
+  let output = ''
+  const listeners = new Set<() => void>()
+  for (const stream of [child.stdout, child.stderr])
+    stream?.setEncoding('utf8').on('data', (text: string) => {
+      output += text
+      for (const listener of listeners) listener()
+    })
+  // SIGQUIT makes Postgres end its own children; what is not Postgres ends by it, too.
+  const endWithUs = () => child.kill('SIGQUIT')
+  process.on('exit', endWithUs)
+  const end = Promise.race([once(child, 'close'), once(child, 'error')]).then(([error]) => {
+    process.off('exit', endWithUs)
+    if (error instanceof Error) output += error.message
+    for (const listener of listeners) listener()
+  })
+
+  return {
+    pid: child.pid ?? 0,
+    output: () => output,
+    wrote(text) {
+      return new Promise((resolve, reject) => {
+        const look = () => {
+          const found = output.includes(text)
+          if (!found && isRunning(child)) return
+          listeners.delete(look)
+          if (found) resolve()
+          else reject(new Error(`${command} ended early:\n${output}`))
+        }
+        listeners.add(look)
+        look()
+      })
+    },
+    signal(signal) {
+      child.kill(signal)
+    },
+    ended: () => end
+  }
+}
+
+/** Runs a program to its end. @throws where it fails, with what it wrote. */
+export async function runChild(
+  command: string,
+  args: string[],
+  options: SpawnOptions = {}
+): Promise<string> {
+  const child = spawn(command, args, { ...options, stdio: ['ignore', 'pipe', 'pipe'] })
+  let output = ''
+  for (const stream of [child.stdout, child.stderr])
+    stream?.setEncoding('utf8').on('data', (text: string) => {
+      output += text
+    })
+  const [code] = await once(child, 'close')
+  if (code !== 0) throw new Error(`${command} ${args.join(' ')} failed:\n${output}`)
+  return output
+}
+
+function isRunning(child: ChildProcess): boolean {
+  return child.pid !== undefined && child.exitCode === null && child.signalCode === null
+}
