@@ -1,0 +1,62 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { dirname, join, normalize } from 'node:path'
+import t from 'tap'
+import { packageFile } from '../adapters/package-files.js'
+
+const root = packageFile('.').pathname
+
+/** Imports run one way: a folder may import itself and the folders before it. */
+const layers = ['schemas', 'adapters', 'src', 'test'] as const
+
+/** Who may name a concrete adapter: the registries that choose among them. */
+const registries = [
+  'adapters/storage/registry.ts',
+  'adapters/identity/registry.ts',
+  'adapters/llm/registry.ts'
+]
+const concrete =
+  /^adapters\/(storage\/(memory|sqlite|postgres|supabase)|identity\/(local|supabase)|llm\/openai)\.ts$/
+
+function sources(folder: string): string[] {
+  return readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.ts'))
+    .map((name) => join(folder, name))
+}
+
+/** The files of ours that a file imports, as paths from the root. */
+function importsOf(file: string): string[] {
+  const text = readFileSync(join(root, file), 'utf8')
+  const found = text.matchAll(/(?:from|import)\s*\(?\s*'(\.[^']+)'/g)
+  return [...found].map(([, path = '']) =>
+    normalize(join(dirname(file), path)).replace(/\.js$/, '.ts')
+  )
+}
+
+t.test('imports run one way: schemas, adapters, src, test', async (t) => {
+  for (const [rank, layer] of layers.entries())
+    for (const file of sources(layer)) {
+      const allowed: readonly string[] = layers.slice(0, rank + 1)
+      const wrong = importsOf(file).filter((path) => !allowed.includes(path.split('/')[0] ?? ''))
+      t.strictSame(wrong, [], file)
+    }
+})
+
+t.test('the API imports ports, and only a registry imports a concrete adapter', async (t) => {
+  for (const file of [...sources('src'), ...sources('schemas'), ...sources('adapters')]) {
+    if (registries.includes(file)) continue
+    const family = file.replace(/[-.].*$/, '')
+    const wrong = importsOf(file).filter((path) => concrete.test(path) && !path.startsWith(family))
+    t.strictSame(wrong, [], file)
+  }
+})
+
+t.test('schemas import nothing but TypeBox', async (t) => {
+  for (const file of sources('schemas')) {
+    const text = readFileSync(join(root, file), 'utf8')
+    const packages = [...text.matchAll(/from '([^.'][^']*)'/g)].map(([, name]) => name)
+    t.ok(
+      packages.every((name) => name === '@sinclair/typebox'),
+      file
+    )
+  }
+})

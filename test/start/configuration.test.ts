@@ -1,0 +1,127 @@
+import { randomBytes } from 'node:crypto'
+import { statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { openMemory } from '../../adapters/storage/memory.js'
+import { createStorage } from '../../adapters/storage/storage.js'
+import { chooseStorage, readEnvironment } from '../../src/configuration.js'
+import { createKeyring, verifyKeys } from '../../src/encryption.js'
+import { loadKeys, parseEncryptionKeys } from '../../src/keys.js'
+import { temporaryFolder } from '../support/storages.js'
+
+function choice(variables: Record<string, string>) {
+  const { entry, reason } = chooseStorage(readEnvironment(variables))
+  return [entry.kind, reason]
+}
+
+const key = () => randomBytes(32).toString('base64')
+
+t.test('variables have types, ranges and defaults', async (t) => {
+  t.match(readEnvironment({}), {
+    PORT: 3000,
+    HOST: '127.0.0.1',
+    LOG_LEVEL: 'info',
+    REGISTRATION: 'open'
+  })
+  t.match(readEnvironment({ PORT: '8080', HOST: '' }), { PORT: 8080, HOST: '127.0.0.1' })
+  for (const [name, value] of [
+    ['PORT', '70000'],
+    ['PORT', 'http'],
+    ['LOG_LEVEL', 'loud'],
+    ['STORAGE', 'floppy'],
+    ['REGISTRATION', 'maybe'],
+    ['DATABASE_URL', 'mysql://x'],
+    ['AUTH_SECRET', 'short']
+  ] as const)
+    t.throws(
+      () => readEnvironment({ [name]: value }),
+      { name: 'ConfigurationError', message: new RegExp(`^${name} `) },
+      `${name}=${value}`
+    )
+})
+
+t.test('the environment chooses the storage, and says why', async (t) => {
+  t.strictSame(choice({}), ['memory', 'no storage is configured'])
+  t.strictSame(choice({ SQLITE_PATH: 'x.db' }), ['sqlite', 'SQLITE_PATH set'])
+  t.strictSame(choice({ STORAGE: 'sqlite' }), ['sqlite', 'STORAGE=sqlite'])
+  t.strictSame(choice({ STORAGE: 'memory', SQLITE_PATH: 'x.db' }), ['memory', 'STORAGE=memory'])
+})
+
+t.test('keys of the environment are used as they are', async (t) => {
+  const env = readEnvironment({
+    AUTH_SECRET: 'x'.repeat(40),
+    ENCRYPTION_KEY: `new:${key()},old:${key()}`
+  })
+  const { authSecret, keyring, origin } = loadKeys(env, 'sqlite')
+  t.equal(authSecret, 'x'.repeat(40))
+  t.strictSame(keyring.ids, ['new', 'old'])
+  t.equal(keyring.seal('v', []).key_id, 'new', 'the first one writes')
+  t.equal(origin, null)
+})
+
+t.test('an encryption key that is none is refused', async (t) => {
+  for (const text of [
+    '',
+    'abc',
+    `${key()}x`.slice(8),
+    'a:',
+    `a:${key()},a:${key()}`,
+    `a b:${key()}`
+  ])
+    t.throws(() => parseEncryptionKeys(text), { message: /^ENCRYPTION_KEY/ }, text)
+})
+
+t.test('production refuses missing and guessable keys, and names the variable', async (t) => {
+  const good = { NODE_ENV: 'production', AUTH_SECRET: key(), ENCRYPTION_KEY: key() }
+  t.equal(loadKeys(readEnvironment(good), 'sqlite').origin, null)
+  const guessable = Buffer.alloc(32, 'a').toString('base64')
+  for (const [name, value] of [
+    ['AUTH_SECRET', ''],
+    ['AUTH_SECRET', 'change-me-change-me-change-me-change-me'],
+    ['AUTH_SECRET', 'a'.repeat(40)],
+    ['ENCRYPTION_KEY', ''],
+    ['ENCRYPTION_KEY', guessable],
+    ['ENCRYPTION_KEY', `good:${key()},bad:${guessable}`]
+  ] as const)
+    t.throws(
+      () => loadKeys(readEnvironment({ ...good, [name]: value }), 'sqlite'),
+      { name: 'ConfigurationError', message: new RegExp(`^${name} `) },
+      `${name}=${value}`
+    )
+})
+
+t.test('keys are made once beside an SQLite file, for the owner alone', async (t) => {
+  const SQLITE_PATH = join(temporaryFolder(t), 'deep', 'app.db')
+  const env = readEnvironment({ SQLITE_PATH })
+  const first = loadKeys(env, 'sqlite')
+  const file = `${SQLITE_PATH}.keys`
+  t.equal(first.origin, file)
+  t.equal(statSync(file).mode & 0o777, 0o600)
+  const second = loadKeys(env, 'sqlite')
+  t.equal(second.authSecret, first.authSecret)
+  const sealed = first.keyring.seal('value', ['t', 'n'])
+  t.equal(second.keyring.open(sealed, ['t', 'n']), 'value')
+
+  writeFileSync(file, '{')
+  t.throws(() => loadKeys(env, 'sqlite'), { message: /cannot be read/ })
+})
+
+t.test('without a file of its own a storage gets keys for one run', async (t) => {
+  const env = readEnvironment({})
+  const first = loadKeys(env, 'memory')
+  t.equal(first.origin, 'made for this run')
+  t.not(loadKeys(env, 'memory').authSecret, first.authSecret)
+})
+
+t.test('a wrong encryption key is told before anything is written with it', async (t) => {
+  const storage = createStorage(openMemory())
+  const right = { id: 'default', key: randomBytes(32) }
+  const wrong = { id: 'default', key: randomBytes(32) }
+  await verifyKeys(storage, createKeyring([right]))
+  await verifyKeys(storage, createKeyring([right]))
+  await verifyKeys(storage, createKeyring([{ id: 'next', key: randomBytes(32) }, right]))
+  await t.rejects(verifyKeys(storage, createKeyring([wrong])), {
+    name: 'DecryptionError',
+    message: /default/
+  })
+})

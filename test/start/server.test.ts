@@ -1,0 +1,116 @@
+import { existsSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { addressOf, startServer } from '../support/server.js'
+import { type Teardown, temporaryFolder } from '../support/storages.js'
+
+const demo = { email: 'admin@example.com', password: 'admin123' }
+
+interface Tokens {
+  readonly token: string
+  readonly refresh_token: string
+}
+
+async function post(url: string, body: unknown): Promise<Response> {
+  const headers = { 'content-type': 'application/json' }
+  return fetch(url, { method: 'POST', headers, body: JSON.stringify(body) })
+}
+
+async function fails(t: Teardown, env: Record<string, string>, folder = temporaryFolder(t)) {
+  const child = startServer(t, folder, env)
+  await child.ended()
+  return child.output()
+}
+
+t.test('without any variable it serves the demo from memory, and says so', async (t) => {
+  const child = startServer(t, temporaryFolder(t))
+  const api = await addressOf(child)
+  t.match(child.output(), /Storage +memory \(no storage is configured\)/)
+  t.match(child.output(), /Nothing is kept/)
+  t.match(child.output(), 'admin@example.com / admin123')
+  const login = await post(`${api}/auth/login`, demo)
+  const { token } = (await login.json()) as Tokens
+  const headers = { authorization: `Bearer ${token}` }
+  const flows = (await (await fetch(`${api}/flows`, { headers })).json()) as { id: string }[]
+  t.strictSame(flows.map(({ id }) => id).sort(), ['flow_digest', 'flow_onboarding'])
+  t.equal((await fetch(`${api}/docs`)).status, 200)
+  t.match(await (await fetch(`${api}/ready`)).json(), { status: 'ready', storage: 'memory' })
+})
+
+t.test('on SQLite rows, sessions and tokens outlive a restart', async (t) => {
+  const folder = temporaryFolder(t)
+  const env = { SQLITE_PATH: './data/app.db' }
+  const first = startServer(t, folder, env)
+  const before = await addressOf(first)
+  t.match(first.output(), /Storage +sqlite \(SQLITE_PATH set\)/)
+  t.match(first.output(), /Keys +.*app\.db\.keys/)
+  t.notMatch(first.output(), 'admin123', 'no demo login where there is no demo data')
+  const body = { ...demo, password: 'a real password', tenant_name: 'Acme', name: 'Ada' }
+  const registered = await post(`${before}/auth/register`, body)
+  const { token, refresh_token } = (await registered.json()) as Tokens
+  const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' }
+  const flow = { method: 'PUT', headers, body: JSON.stringify({ name: 'Kept' }) }
+  t.equal((await fetch(`${before}/flows/kept`, flow)).status, 201)
+  t.equal(statSync(join(folder, 'data/app.db.keys')).mode & 0o777, 0o600)
+  first.signal('SIGTERM')
+  await first.ended()
+
+  const after = await addressOf(startServer(t, folder, env))
+  t.match(await (await fetch(`${after}/flows/kept`, { headers })).json(), { name: 'Kept' })
+  t.equal((await post(`${after}/auth/refresh`, { refresh_token })).status, 200)
+})
+
+t.test('--dev works on SQLite with demo data', async (t) => {
+  const folder = temporaryFolder(t)
+  const child = startServer(t, folder, {}, ['--dev'])
+  const api = await addressOf(child)
+  t.match(child.output(), /Storage +sqlite/)
+  t.ok(existsSync(join(folder, 'data/app.db')))
+  t.equal((await post(`${api}/auth/login`, demo)).status, 200)
+  child.signal('SIGTERM')
+  await child.ended()
+  const again = startServer(t, folder, {}, ['--dev'])
+  t.equal((await post(`${await addressOf(again)}/auth/login`, demo)).status, 200)
+})
+
+t.test('.env.local comes before .env, and the environment before both', async (t) => {
+  const folder = temporaryFolder(t)
+  writeFileSync(
+    join(folder, '.env'),
+    'SQLITE_PATH=./from-env.db\nREGISTRATION=closed\nHOST=127.0.0.2\n'
+  )
+  writeFileSync(join(folder, '.env.local'), 'SQLITE_PATH=./from-local.db\n')
+  const api = await addressOf(startServer(t, folder, { HOST: '127.0.0.1' }))
+  t.match(api, 'http://127.0.0.1:')
+  t.ok(existsSync(join(folder, 'from-local.db')))
+  t.notOk(existsSync(join(folder, 'from-env.db')))
+  const body = { ...demo, tenant_name: 'Acme', name: 'Ada' }
+  t.equal((await post(`${api}/auth/register`, body)).status, 403)
+})
+
+t.test('a mistake stops the start with a sentence, not a stack', async (t) => {
+  t.match(await fails(t, { PORT: 'http' }), /^PORT /)
+  t.match(await fails(t, { NODE_ENV: 'production' }), /^AUTH_SECRET is not set/)
+  const folder = temporaryFolder(t)
+  writeFileSync(join(folder, 'notes.txt'), 'This is no database, whatever its name may say.')
+  const output = await fails(t, { SQLITE_PATH: './notes.txt' }, folder)
+  t.match(output, 'not an SQLite database')
+  t.notMatch(output, /^ +at /m)
+})
+
+t.test('a lost key file is told at the next start', async (t) => {
+  const folder = temporaryFolder(t)
+  const env = { SQLITE_PATH: './app.db' }
+  const child = startServer(t, folder, env)
+  await addressOf(child)
+  child.signal('SIGTERM')
+  await child.ended()
+  writeFileSync(
+    join(folder, 'app.db.keys'),
+    JSON.stringify({
+      auth_secret: 'x'.repeat(44),
+      encryption_key: Buffer.alloc(32).toString('base64')
+    })
+  )
+  t.match(await fails(t, env, folder), /does not open with the key default/)
+})

@@ -1,0 +1,35 @@
+import { packageFile } from '../../adapters/package-files.js'
+import { type Child, startChild } from './child-process.js'
+import type { Teardown } from './storages.js'
+
+const tsx = import.meta.resolve('tsx')
+const server = packageFile('src/server.ts').pathname
+
+/**
+ * Starts the real server in a folder of its own, where no `.env` of ours is, on a free port, with
+ * nothing in its environment but what is given. Ended with the test.
+ */
+export function startServer(
+  t: Teardown,
+  folder: string,
+  env: Readonly<Record<string, string>> = {},
+  args: readonly string[] = []
+): Child {
+  const { PATH = '' } = process.env
+  const child = startChild(process.execPath, ['--import', tsx, server, ...args], {
+    cwd: folder,
+    env: { PATH, PORT: '0', ...env }
+  })
+  t.teardown(async () => {
+    child.signal('SIGTERM')
+    await child.ended()
+  })
+  return child
+}
+
+/** Waits until the server listens, and returns the address of its API. */
+export async function addressOf(child: Child): Promise<string> {
+  await child.wrote('/api/docs\n')
+  const [, address] = /(http:\/\/\S+\/api)\/docs/.exec(child.output()) ?? []
+  return address as string
+}
