@@ -18,14 +18,15 @@ export interface MigrationStatus {
   readonly version: string
   /** `changed`: the file is not the one that was applied. `newer`: of a release after this one. */
   readonly state: 'applied' | 'pending' | 'changed' | 'newer'
-  readonly appliedAt: Date | null
+  /** In UTC, ISO 8601. */
+  readonly appliedAt: string | null
 }
 
 interface AppliedRow {
   readonly version: string
   /** Null where psql, the SQL editor or the Supabase CLI applied it. */
   readonly checksum: string | null
-  readonly applied_at: Date
+  readonly applied_at: string
 }
 
 /** Any number that no other user of the database's advisory locks would take. */
@@ -112,7 +113,9 @@ async function readApplied(client: pg.Client): Promise<AppliedRow[]> {
   )
   if (!rows[0]?.exists) return []
   const applied = await client.query<AppliedRow>(
-    'select version, checksum, applied_at from public.schema_migrations order by version'
+    `select version, checksum,
+        to_char(applied_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as applied_at
+       from public.schema_migrations order by version`
   )
   return applied.rows
 }

@@ -130,7 +130,7 @@ export async function openPostgres(options: PostgresOptions): Promise<Driver> {
 
   /** The newest migration applied, once it is sure that this release can work with it. */
   async function checkSchema(warn: (message: string) => void): Promise<string | null> {
-    const rows = await read(schemaQuery, []).catch((error) => {
+    const [row] = await read(schemaQuery, []).catch((error) => {
       if (error instanceof StorageError && error.code === 'schema_outdated')
         throw missingMigrations(
           known.map(({ version }) => version),
@@ -138,14 +138,14 @@ export async function openPostgres(options: PostgresOptions): Promise<Driver> {
         )
       throw error
     })
-    const applied = rows.map(({ version }) => version as string)
-    assertSchemaLevel(known, applied, warn)
-    if (rows[0]?.rows_hidden)
+    const { versions: applied, role, hidden } = row as unknown as SchemaState
+    if (hidden)
       throw new StorageError(
         'unavailable',
         {},
-        `Row level security hides every row from ${rows[0].role}: connect as the owner of the tables.`
+        `Row level security hides every row from ${role}: connect as the owner of the tables.`
       )
+    assertSchemaLevel(known, applied, warn)
     return applied.at(-1) ?? null
   }
 
@@ -246,8 +246,14 @@ function statementName(text: string): string {
 const statementNames = new Map<string, string>()
 
 const schemaQuery = `
-  select version, current_user as role, row_security_active('public.tenants') as rows_hidden
-    from public.schema_migrations order by version`
+  select array(select version from public.schema_migrations order by version) as versions,
+    current_user as role, row_security_active('public.schema_migrations') as hidden`
+
+interface SchemaState {
+  readonly versions: string[]
+  readonly role: string
+  readonly hidden: boolean
+}
 
 /** A read's text, which differs by shape and never by value, and its values. */
 type Statement = [text: string, values: unknown[]]

@@ -16,6 +16,17 @@ export interface StorageEntry {
  */
 export const storages: readonly StorageEntry[] = [
   {
+    kind: 'supabase',
+    needs: ['SUPABASE_URL', 'SUPABASE_SERVICE_ROLE_KEY'],
+    open: async ({ SUPABASE_URL: url = '', SUPABASE_SERVICE_ROLE_KEY: key = '' }) =>
+      (await import('./supabase.js')).openSupabase({ url, key })
+  },
+  {
+    kind: 'postgres',
+    needs: ['DATABASE_URL'],
+    open: async ({ DATABASE_URL: url = '' }) => (await import('./postgres.js')).openPostgres({ url })
+  },
+  {
     kind: 'sqlite',
     needs: ['SQLITE_PATH'],
     open: async (env) =>

@@ -135,11 +135,8 @@ export async function withStack<Stack extends { dispose(): Promise<void> }>(
     t.plan(0, `cannot start: ${(error as Error).message}`)
     return
   }
-  try {
-    await run(stack)
-  } finally {
-    await stack.dispose()
-  }
+  t.teardown(() => stack.dispose())
+  await run(stack)
 }
 
 /** Sorts as people do, so that a missing `collate "C"` shows. */

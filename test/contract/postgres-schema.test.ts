@@ -1,0 +1,444 @@
+import { existsSync } from 'node:fs'
+import { copyFile, mkdir, mkdtemp, readdir, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { createClient } from '@supabase/supabase-js'
+import t, { type Test } from 'tap'
+import { packageFile } from '../../adapters/package-files.js'
+import { openPostgres } from '../../adapters/storage/postgres.js'
+import {
+  migratePostgres,
+  migrationSql,
+  migrationStatus
+} from '../../adapters/storage/postgres-migrate.js'
+import { openSupabase } from '../../adapters/storage/supabase.js'
+import { isTimestamp } from '../../adapters/storage/timestamp.js'
+import { resources } from '../../schemas/registry.js'
+import type { AnyResource, ColumnKind } from '../../schemas/resource.js'
+import { runChild } from '../support/child-process.js'
+import { type PostgresServer, startPostgres, withStack } from '../support/postgres-stack.js'
+import { type LocalSupabase, startSupabase } from '../support/supabase-stack.js'
+
+const folder = fileURLToPath(packageFile('migrations/postgres/'))
+const versions = (await readdir(folder)).sort().map((name) => name.slice(0, -'.sql'.length))
+const newest = versions.at(-1) as string
+
+const types: Record<ColumnKind, string> = {
+  text: 'text',
+  integer: 'bigint',
+  real: 'double precision',
+  boolean: 'boolean',
+  timestamp: 'timestamp(3) with time zone',
+  json: 'jsonb'
+}
+
+/** What a resource's rows are found, filtered, sorted or told apart by. */
+function comparedColumns(resource: AnyResource): Set<string> {
+  const { key, scope, filters, references, unique } = resource
+  const referring = references.map(({ field }) => field)
+  const told = unique.flatMap(({ fields }) => fields)
+  return new Set([key, ...(scope ? [scope] : []), ...filters, ...referring, ...told])
+}
+
+t.test('the schema on plain Postgres', (t) =>
+  withStack(t, startPostgres, async (server) => {
+    const database = await server.createDatabase()
+    const query = (sql: string) => server.query(database, sql)
+
+    t.test('has the columns that the resources declare', async (t) => {
+      const columns = await query(`
+        select c.relname, a.attname, format_type(a.atttypid, a.atttypmod) as type,
+            not a.attnotnull as nullable, l.collname
+          from pg_class c join pg_attribute a on a.attrelid = c.oid
+          left join pg_collation l on l.oid = a.attcollation
+          where relnamespace = 'public'::regnamespace and relkind = 'r'
+            and attnum > 0 and not attisdropped`)
+      for (const resource of resources) {
+        const found = columns.filter(({ relname }) => relname === resource.name)
+        const compared = comparedColumns(resource)
+        const shape = found.map(({ attname, type, nullable }) => ({
+          name: attname,
+          type,
+          nullable
+        }))
+        const declared = resource.columns.map(({ name, kind, nullable }) => {
+          return { name, type: types[kind], nullable }
+        })
+        const byName = (a: { name: unknown }, b: { name: unknown }) =>
+          `${a.name}` < `${b.name}` ? -1 : 1
+        t.strictSame(shape.sort(byName), declared.sort(byName), resource.name)
+        for (const { attname, type, collname } of found)
+          if (type === 'text' && compared.has(attname as string))
+            t.equal(collname, 'C', `${resource.name}.${attname} sorts by bytes`)
+      }
+    })
+
+    t.test('has the keys, references and unique fields that the resources declare', async (t) => {
+      const rows = await query(`
+        select conrelid::regclass::text as table, pg_get_constraintdef(oid) as definition
+          from pg_constraint where connamespace = 'public'::regnamespace`)
+      for (const resource of resources) {
+        const { name, tenancy, key, unique, references } = resource
+        const within = tenancy === 'owned' ? 'tenant_id, ' : ''
+        const cascade = ' ON DELETE CASCADE'
+        const declared = [
+          `PRIMARY KEY (${within}${key})`,
+          ...unique.map(
+            (each) => `UNIQUE (${each.within === 'tenant' ? within : ''}${each.fields.join(', ')})`
+          ),
+          ...references.map(
+            ({ field, to, onDelete }) =>
+              `FOREIGN KEY (tenant_id, ${field}) REFERENCES ${to}(tenant_id, id)${onDelete === 'cascade' ? cascade : ''}`
+          ),
+          ...(tenancy === 'owned'
+            ? [`FOREIGN KEY (tenant_id) REFERENCES tenants(id)${cascade}`]
+            : [])
+        ]
+        // Postgres 18 lists NOT NULL here, too.
+        const found = rows.filter(
+          (row) => row.table === name && !`${row.definition}`.startsWith('NOT NULL')
+        )
+        t.strictSame(
+          found.map(({ definition }) => `${definition}`.replaceAll('public.', '')).sort(),
+          declared.sort(),
+          name
+        )
+      }
+    })
+
+    t.test('has an index for every list, every filter and every reference', async (t) => {
+      const rows = await query(
+        "select tablename, indexdef from pg_indexes where schemaname = 'public'"
+      )
+      for (const resource of resources.filter(({ tenancy }) => tenancy === 'owned')) {
+        const { name, filters, references, key, order, unique } = resource
+        const indexes = rows.filter(({ tablename }) => tablename === name)
+        const wanted = new Set([...filters, ...references.map(({ field }) => field)])
+        const everywhere = unique
+          .filter(({ within }) => within === 'everywhere')
+          .flatMap(({ fields }) => fields)
+        const lists = [...wanted]
+          .filter((field) => !everywhere.includes(field))
+          .map((field) => `${field}, `)
+        for (const prefix of ['', ...lists]) {
+          const columns = `(tenant_id, ${prefix}${order}, ${key})`
+          t.ok(
+            indexes.some(({ indexdef }) => `${indexdef}`.endsWith(columns)),
+            `${name} ${columns}`
+          )
+        }
+      }
+    })
+
+    t.test('lists every table for the functions, and no other', async (t) => {
+      const rows = await query('select * from public.api_tables order by name')
+      const declared = resources.map(({ name, key, scope, order }) => {
+        return { name, key_column: key, scope_column: scope, order_column: order }
+      })
+      t.strictSame(
+        rows,
+        declared.sort((a, b) => (a.name < b.name ? -1 : 1))
+      )
+    })
+
+    t.test('has row level security on for every table, with no policy', async (t) => {
+      const open = await query(`
+        select relname from pg_class
+          where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') and not relrowsecurity`)
+      t.strictSame(open, [])
+      t.strictSame(await query('select policyname from pg_policies'), [])
+    })
+
+    t.test('records the name of each file in the file itself', async (t) => {
+      const empty = await server.createDatabase('empty')
+      await server.query(empty, await migrationSql(), 'app')
+      const rows = await server.query(
+        empty,
+        'select version, checksum from public.schema_migrations'
+      )
+      t.strictSame(
+        rows,
+        versions.map((version) => ({ version, checksum: null }))
+      )
+      t.strictSame(await migratePostgres({ url: server.url(empty) }), [], 'and is not run again')
+    })
+
+    t.test(
+      'goes in through psql',
+      { skip: !existsSync('/usr/bin/psql') && 'psql is not installed' },
+      async (t) => {
+        const empty = await server.createDatabase('empty')
+        for (const version of versions)
+          await runChild('psql', [
+            '-1',
+            '-X',
+            '-q',
+            '-v',
+            'ON_ERROR_STOP=1',
+            '-d',
+            server.url(empty),
+            '-f',
+            join(folder, `${version}.sql`)
+          ])
+        const driver = await openPostgres({ url: server.url(empty) })
+        t.strictSame(await driver.ping(), { migration: newest })
+        await driver.close()
+      }
+    )
+
+    await testRunner(t, server)
+    await testOpening(t, server)
+  })
+)
+
+async function testRunner(t: Test, server: PostgresServer) {
+  t.test('the migrate runner applies each file once, however many run', async (t) => {
+    const url = server.url(await server.createDatabase('empty'))
+    t.strictSame(
+      (await migrationStatus(url)).map(({ state }) => state),
+      versions.map(() => 'pending')
+    )
+    const runs = await Promise.all([1, 2, 3, 4].map(() => migratePostgres({ url })))
+    t.strictSame(runs.flat(), versions)
+    const status = await migrationStatus(url)
+    t.strictSame(
+      status.map(({ version, state }) => ({ version, state })),
+      versions.map((version) => ({ version, state: 'applied' }))
+    )
+    t.ok(status.every(({ appliedAt }) => isTimestamp(appliedAt ?? '')))
+    t.equal(await migrationSql(url), '')
+    t.match(await migrationSql(), 'create table public.tenants')
+  })
+
+  t.test('the migrate runner refuses a file that was changed since', async (t) => {
+    const database = await server.createDatabase()
+    const url = server.url(database)
+    await server.query(
+      database,
+      `update public.schema_migrations set checksum = 'other' where version = '${newest}'`
+    )
+    t.strictSame((await migrationStatus(url)).at(-1)?.state, 'changed')
+    await t.rejects(migratePostgres({ url }), { code: 'schema_outdated', message: newest })
+  })
+
+  t.test('a migration that fails leaves nothing', async (t) => {
+    const database = await server.createDatabase('empty')
+    await server.query(database, 'create table public.encryption_keys ()', 'app')
+    await t.rejects(migratePostgres({ url: server.url(database) }), { code: '42P07' })
+    const [row] = await server.query(database, "select to_regclass('public.tenants') as tenants")
+    t.strictSame(row, { tenants: null })
+  })
+}
+
+async function testOpening(t: Test, server: PostgresServer) {
+  t.test('a database without the schema is refused, with what it needs', async (t) => {
+    const url = server.url(await server.createDatabase('empty'))
+    const message = new RegExp(`${newest}.sql.*npm run migrate.*psql.*SQL editor.*supabase db push`)
+    await t.rejects(openPostgres({ url }), { code: 'schema_outdated', message })
+  })
+
+  t.test('a database of an older release is refused, one of a newer is accepted', async (t) => {
+    const database = await server.createDatabase()
+    const url = server.url(database)
+    const warnings: string[] = []
+    await server.query(
+      database,
+      "insert into public.schema_migrations values ('29991231000000_later')"
+    )
+    const driver = await openPostgres({ url, onWarning: (message) => warnings.push(message) })
+    t.strictSame(await driver.ping(), { migration: '29991231000000_later' })
+    t.match(warnings, [/newer release: 29991231000000_later/])
+    await driver.close()
+    await server.query(database, `delete from public.schema_migrations where version = '${newest}'`)
+    await t.rejects(openPostgres({ url }), { code: 'schema_outdated', message: newest })
+  })
+
+  t.test('a role that row level security hides everything from is refused', async (t) => {
+    const database = await server.createDatabase()
+    await server.query(
+      database,
+      'create role reader login; grant select on all tables in schema public to reader'
+    )
+    await t.rejects(openPostgres({ url: server.url(database, 'reader') }), {
+      code: 'unavailable',
+      message: 'reader'
+    })
+  })
+}
+
+t.test('the schema on Supabase', (t) =>
+  withStack(t, startSupabase, async (project) => {
+    await testPrivileges(t, project)
+    await testWays(t, project)
+  })
+)
+
+async function testPrivileges(t: Test, project: LocalSupabase) {
+  const { server, database, url, legacyKeys } = project
+  const [{ count } = { count: 0 }] = await server.query(
+    database,
+    `
+    select count(*)::int from information_schema.role_table_grants
+      where grantee = 'anon' and table_schema = 'public'`
+  )
+  t.equal(count, 0, 'nothing is granted to anon')
+  await server.query(database, 'create table public.canary (id text)', 'app')
+
+  for (const role of ['anon', 'authenticated'] as const)
+    t.test(`${role} reaches nothing`, async (t) => {
+      const [grants] = await server.query(
+        database,
+        `
+        select
+          has_table_privilege('${role}', 'public.canary', 'insert') as default_privileges,
+          (select count(*)::int from pg_class where relnamespace = 'public'::regnamespace
+            and relkind in ('r', 'v') and relname <> 'canary' and has_table_privilege('${role}', oid,
+              'select, insert, update, delete, truncate, references, trigger')) as tables,
+          (select count(*)::int from pg_class where relnamespace = 'public'::regnamespace
+            and case relkind when 'S' then has_sequence_privilege('${role}', oid, 'usage, select, update') end) as sequences,
+          (select count(*)::int from pg_proc where pronamespace = 'public'::regnamespace
+            and has_function_privilege('${role}', oid, 'execute')) as functions`
+      )
+      t.strictSame(grants, { default_privileges: true, tables: 0, sequences: 0, functions: 0 })
+
+      const client = createClient(url, legacyKeys[role])
+      for (const table of [
+        ...resources.map(({ name }) => name),
+        'schema_migrations',
+        'api_tables'
+      ]) {
+        const { error } = await client.from(table).select('*')
+        t.equal(error?.code, '42501', `reading ${table}`)
+      }
+      for (const [name, input] of [
+        ['apply_changes', { tenant: 'x', changes: [] }],
+        ['read_page', { resource: 'flows', tenant: null, query: { limit: 1 } }],
+        ['close_table', { table_name: 'flows' }],
+        [
+          'add_api_table',
+          { table_name: 'x', key_column: 'id', scope_column: null, order_column: 'x' }
+        ]
+      ] as const) {
+        const { error } = await client.rpc(name, input)
+        t.equal(error?.code, '42501', `calling ${name}`)
+      }
+      await t.rejects(openSupabase({ url, key: legacyKeys[role] }), {
+        code: 'unavailable',
+        message: /permission/
+      })
+    })
+
+  t.test('service_role reads, and writes through apply_changes only', async (t) => {
+    const client = createClient(url, legacyKeys.service_role)
+    for (const { name, key } of resources) {
+      t.equal((await client.from(name).select('*')).error, null, `reading ${name}`)
+      t.equal(
+        (await client.from(name).insert({ [key]: 'x' })).error?.code,
+        '42501',
+        `insert into ${name}`
+      )
+      t.equal(
+        (await client.from(name).update({ version: 1 }).eq(key, 'x')).error?.code,
+        '42501',
+        `update of ${name}`
+      )
+      t.equal(
+        (await client.from(name).delete().eq(key, 'x')).error?.code,
+        '42501',
+        `delete from ${name}`
+      )
+    }
+    for (const [table, column] of [
+      ['schema_migrations', 'version'],
+      ['api_tables', 'name']
+    ] as const)
+      t.equal((await client.from(table).delete().neq(column, 'x')).error?.code, '42501', table)
+    const { error } = await client.rpc('close_table', { table_name: 'flows' })
+    t.equal(error?.code, '42501', 'calling close_table')
+  })
+
+  t.test('apply_changes touches listed tables of its own tenant only', async (t) => {
+    const client = createClient(url, legacyKeys.service_role)
+    const system = '00000000-0000-0000-0000-000000000000'
+    const apply = async (tenant: string | null, changes: unknown) =>
+      (await client.rpc('apply_changes', { tenant, changes })).error?.code
+    const change = { op: 'delete', resource: 'canary', key: 'x' }
+    t.equal(await apply('a', [change]), 'PT400', 'a table that is not listed')
+    t.equal(await apply('a', [{ ...change, resource: 'pg_catalog.pg_class' }]), 'PT400')
+    t.equal(
+      await apply(system, [{ ...change, resource: 'flows' }]),
+      'PT400',
+      'owned, without a tenant'
+    )
+    t.equal(await apply('a', [{ ...change, resource: 'encryption_keys' }]), 'PT400', 'of no tenant')
+    t.equal(
+      await apply('a', [{ ...change, resource: 'flows', op: 'truncate' }]),
+      'PT400',
+      'an operation'
+    )
+    t.equal(await apply('a', 'x'), 'PT400', 'no array')
+    t.equal(await apply(null, []), 'PT400', 'no tenant')
+    t.equal(
+      await apply('a', [
+        { ...change, resource: 'tenants', op: 'update', key: 'a', set: { id: 'b' } }
+      ]),
+      'PT400',
+      'keys stay'
+    )
+    const row = {
+      id: 'b',
+      name: 'b',
+      created_at: '2026-01-01',
+      updated_at: '2026-01-01',
+      version: 1
+    }
+    t.equal(await apply('a', [{ op: 'insert', resource: 'tenants', key: 'a', row }]), undefined)
+    const { data } = await client.from('tenants').select('id, version')
+    t.match(data, [{ id: 'a' }], 'the tenant is the one of the call')
+    t.equal(await apply('a', []), undefined)
+    t.equal(await apply('a', [{ op: 'delete', resource: 'tenants', key: 'a' }]), undefined)
+  })
+}
+
+async function testWays(t: Test, { server, url, legacyKeys, keys }: LocalSupabase) {
+  t.test('keys of both kinds open the project, and nothing else does', async (t) => {
+    for (const key of [legacyKeys.service_role, keys.secret])
+      await (await openSupabase({ url, key })).close()
+    for (const key of ['sb_secret_other', keys.publishable, 'nonsense'])
+      await t.rejects(openSupabase({ url, key }), { code: 'unavailable' }, key)
+  })
+
+  const cli = process.env.SUPABASE_CLI
+  t.test(
+    'goes in through supabase db push',
+    { skip: !cli && 'SUPABASE_CLI is not set' },
+    async (t) => {
+      const database = await server.createDatabase('empty')
+      const project = await mkdtemp(join(tmpdir(), 'supabase-cli-'))
+      t.teardown(() => rm(project, { recursive: true }))
+      await mkdir(join(project, 'supabase', 'migrations'), { recursive: true })
+      for (const version of versions)
+        await copyFile(
+          join(folder, `${version}.sql`),
+          join(project, 'supabase', 'migrations', `${version}.sql`)
+        )
+      const push = [
+        'db',
+        'push',
+        '--yes',
+        '--workdir',
+        project,
+        '--db-url',
+        `${server.url(database)}?sslmode=disable`
+      ]
+      await runChild(cli as string, push)
+      t.strictSame(
+        (await migrationStatus(server.url(database))).map(({ state }) => state),
+        versions.map(() => 'applied')
+      )
+      await (await openPostgres({ url: server.url(database) })).close()
+      t.match(await runChild(cli as string, push), /up to date/, 'and is not pushed again')
+    }
+  )
+}
