@@ -84,6 +84,17 @@ export const Environment = Type.Object({
     default: 'open',
     description: 'Whether POST /api/auth/register makes new tenants.'
   }),
+  DEMO_PASSWORD: Type.Optional(
+    Type.String({
+      minLength: 8,
+      maxLength: 256,
+      description: 'Password that npm run seed gives the demo admin; admin123 when unset.'
+    })
+  ),
+  ALLOW_DEMO_PASSWORD: Type.Boolean({
+    default: false,
+    description: 'Lets npm run seed use the known demo password in production.'
+  }),
   AUTH_RATE_LIMIT_PER_MINUTE: Type.Integer({
     minimum: 1,
     default: 30,
@@ -95,6 +106,106 @@ export const Environment = Type.Object({
       description:
         'Redis that instances share their rate limits through. Each counts alone when unset.'
     })
-  )
+  ),
+
+  OPENAI_API_KEY: Type.Optional(
+    Type.String({
+      description:
+        'Key of the provider `openai`; any text for a server that needs none. The LLM routes answer 503 without one.'
+    })
+  ),
+  OPENAI_BASE_URL: Type.String({
+    pattern: '^https?://',
+    default: 'https://api.openai.com/v1',
+    description: 'OpenAI, or any server that is compatible with it, such as Ollama or vLLM.'
+  }),
+  OPENAI_DEFAULT_MODEL: Type.String({
+    default: 'gpt-4o-mini',
+    description: 'Model of calls that name none.'
+  }),
+  OPENAI_SYSTEM_PROMPT: Type.Optional(
+    Type.String({ description: 'Instructions for calls that bring none, to every provider.' })
+  ),
+  LLM_PROVIDERS: Type.Optional(
+    Type.String({
+      description:
+        'More providers, as JSON: [{"name":"local","url":"http://127.0.0.1:11434/v1","key":"none","model":"llama3.2"}].'
+    })
+  ),
+  LLM_RATE_LIMIT_PER_MINUTE: Type.Integer({
+    minimum: 1,
+    default: 60,
+    description: 'LLM calls for each address, and for each user.'
+  }),
+  LLM_MAX_PROMPT_CHARS: Type.Integer({
+    minimum: 1,
+    default: 100_000,
+    description: 'Longest prompt and system prompt together, in characters.'
+  }),
+  LLM_BANNED_TERMS: Type.Optional(
+    Type.String({
+      description: 'Words and phrases that no prompt may contain, with commas between.'
+    })
+  ),
+  LLM_BANNED_TERMS_OUTPUT: Type.Boolean({
+    default: false,
+    description: 'Whether answers may not contain them either. Delays the pieces of a stream.'
+  }),
+  LLM_CACHE_ENABLED: Type.Boolean({
+    default: false,
+    description: 'Whether complete answers a request that it has answered before from memory.'
+  }),
+  LLM_CACHE_MAX_ENTRIES: Type.Integer({
+    minimum: 1,
+    default: 10_000,
+    description: 'Most answers in the cache.'
+  }),
+  LLM_CACHE_MAX_BYTES: Type.Integer({
+    minimum: 1024,
+    default: 67_108_864,
+    description: 'Most memory for the cache, in bytes.'
+  }),
+  LLM_CACHE_TTL_SECONDS: Type.Integer({
+    minimum: 1,
+    default: 3600,
+    description: 'Life of an answer in the cache.'
+  }),
+  LLM_TIMEOUT_MS: Type.Integer({
+    minimum: 1,
+    maximum: 3_600_000,
+    default: 120_000,
+    description: 'Longest wait for a whole answer, or for the first piece of a stream.'
+  }),
+  LLM_SILENCE_MS: Type.Integer({
+    minimum: 1,
+    maximum: 3_600_000,
+    default: 60_000,
+    description: 'Longest wait between two pieces of a stream, and for a reader that takes none.'
+  }),
+  LLM_PING_MS: Type.Integer({
+    minimum: 1,
+    maximum: 3_600_000,
+    default: 15_000,
+    description: 'Silence after which a stream says that it is alive.'
+  }),
+  LLM_LOG_PATH: Type.String({
+    default: 'logs/llm.log',
+    description: 'Where each LLM call is logged: a line of JSON, without prompt and answer.'
+  }),
+  LLM_LOG_MAX_BYTES: Type.Integer({
+    minimum: 1024,
+    default: 10_485_760,
+    description: 'Size at which the log starts a new file.'
+  }),
+  LLM_LOG_MAX_AGE_HOURS: Type.Integer({
+    minimum: 1,
+    default: 24,
+    description: 'Age at which the log starts a new file.'
+  }),
+  LLM_LOG_MAX_FILES: Type.Integer({
+    minimum: 1,
+    default: 14,
+    description: 'Most files of the log, the one being written included.'
+  })
 })
 export type Environment = Static<typeof Environment>

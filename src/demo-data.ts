@@ -1,6 +1,7 @@
 import type { Identity } from '../adapters/identity/port.js'
 import type { NewRow, Storage, TenantId } from '../adapters/storage/port.js'
 import { connections } from '../schemas/connections.js'
+import type { Environment } from '../schemas/environment.js'
 import { executions } from '../schemas/executions.js'
 import { flows } from '../schemas/flows.js'
 import type { AnyResource } from '../schemas/resource.js'
@@ -8,12 +9,26 @@ import { secrets } from '../schemas/secrets.js'
 import { templates } from '../schemas/templates.js'
 import { tenants } from '../schemas/tenants.js'
 import { users } from '../schemas/users.js'
+import { ConfigurationError } from './configuration.js'
 import type { Keyring } from './encryption.js'
 import { createStore } from './store.js'
 import { together } from './users.js'
 
 /** Known to everybody, so it must never be the way into something real. */
 export const demoLogin = { email: 'admin@example.com', password: 'admin123' } as const
+
+/**
+ * The password that the demo's admin gets.
+ * @throws ConfigurationError in production for the known one, unless told that it is meant.
+ */
+export function demoPassword(env: Environment): string {
+  const password = env.DEMO_PASSWORD ?? demoLogin.password
+  if (password === demoLogin.password && env.NODE_ENV === 'production' && !env.ALLOW_DEMO_PASSWORD)
+    throw new ConfigurationError(
+      'Everybody knows the demo password: set DEMO_PASSWORD, or ALLOW_DEMO_PASSWORD=true if that is meant.'
+    )
+  return password
+}
 
 const tenant = '019b76da-a800-7000-8000-000000000000' as TenantId
 const adminId = '019b76da-a800-7000-8000-000000000001'
@@ -93,12 +108,13 @@ const rows = [
 export async function seedDemoData(
   storage: Storage,
   identity: Identity,
-  keyring: Keyring
+  keyring: Keyring,
+  password: string = demoLogin.password
 ): Promise<void> {
   const store = createStore(storage, { tenant, actor: 'system', requestId: null })
   if (!(await store.get(tenants, tenant))) await store.insert(tenants, { id: tenant, name: 'Demo' })
   if (!(await store.get(users, adminId))) {
-    const { email, password } = demoLogin
+    const { email } = demoLogin
     const account = await identity.createAccount({ id: adminId, email, password })
     const row = { id: adminId, email, name: 'Demo Admin', role: 'admin' as const }
     await together(account, () =>

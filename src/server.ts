@@ -1,11 +1,10 @@
 import type { AddressInfo } from 'node:net'
 import closeWithGrace from 'close-with-grace'
-import { StorageError } from '../adapters/storage/errors.js'
 import type { Environment } from '../schemas/environment.js'
 import { buildApp } from './app.js'
-import { ConfigurationError, loadEnvironmentFiles, readEnvironment } from './configuration.js'
+import { runCommand } from './command.js'
+import { loadEnvironmentFiles, readEnvironment } from './configuration.js'
 import { demoLogin, seedDemoData } from './demo-data.js'
-import { DecryptionError } from './encryption.js'
 import { type Opened, openBackend } from './open.js'
 import { connectRedis } from './redis.js'
 import { version } from './version.js'
@@ -19,7 +18,7 @@ async function main(): Promise<void> {
   const env = readEnvironment(process.env)
   const opened = await openBackend(env)
   const { storage, identity, keys } = opened
-  const withDemoData = storage.kind === 'memory' || development
+  const withDemoData = env.NODE_ENV !== 'production' && (storage.kind === 'memory' || development)
   if (withDemoData) await seedDemoData(storage, identity, keys.keyring)
 
   const redis = env.REDIS_URL ? await connectRedis(env.REDIS_URL) : undefined
@@ -56,9 +55,4 @@ function announce(env: Environment, opened: Opened, port: number, withDemoData: 
   process.stdout.write(`${lines.join('\n')}\n`)
 }
 
-main().catch((error: unknown) => {
-  const forOperator = [ConfigurationError, StorageError, DecryptionError]
-  const known = forOperator.some((type) => error instanceof type)
-  process.stderr.write(`${known ? (error as Error).message : (error as Error).stack}\n`)
-  process.exitCode = 1
-})
+runCommand(main)

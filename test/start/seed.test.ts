@@ -1,0 +1,57 @@
+import { randomBytes } from 'node:crypto'
+import { join } from 'node:path'
+import t from 'tap'
+import { openLocalIdentity } from '../../adapters/identity/local.js'
+import { packageFile } from '../../adapters/package-files.js'
+import { ACROSS_TENANTS, type Storage, SYSTEM } from '../../adapters/storage/port.js'
+import { openSqlite } from '../../adapters/storage/sqlite.js'
+import { createStorage } from '../../adapters/storage/storage.js'
+import { startChild } from '../support/child-process.js'
+import { snapshotOf } from '../support/snapshot.js'
+import { temporaryFolder } from '../support/storages.js'
+
+const demoTenant = '019b76da-a800-7000-8000-000000000000' as TenantId
+const tsx = import.meta.resolve('tsx')
+const seed = packageFile('src/seed.ts').pathname
+
+async function runSeed(cwd: string, env: Record<string, string>): Promise<string> {
+  const { PATH = '' } = process.env
+  const child = startChild(process.execPath, ['--import', tsx, seed], {
+    cwd,
+    env: { PATH, ...env }
+  })
+  await child.ended()
+  return child.output()
+}
+
+t.test('seeding fills an empty storage once, and twice changes nothing', async (t) => {
+  const folder = temporaryFolder(t)
+  const env = { SQLITE_PATH: './app.db' }
+  const open = () => createStorage(openSqlite({ path: join(folder, 'app.db') }))
+  t.match(await runSeed(folder, env), 'The demo data is in sqlite')
+  const storage = open()
+  const identity = await openLocalIdentity({ storage, secret: 'x'.repeat(32) })
+  t.ok(await identity.signIn('admin@example.com', 'admin123'))
+  const before = await snapshotOf(storage, demoTenant)
+  t.equal(before.flows?.length, 2)
+  await storage.close()
+
+  await runSeed(folder, env)
+  const again = open()
+  t.strictSame(await snapshotOf(again, demoTenant), before)
+  await again.close()
+})
+
+t.test('production refuses the known password unless told otherwise', async (t) => {
+  const folder = temporaryFolder(t)
+  const production = {
+    SQLITE_PATH: './app.db',
+    NODE_ENV: 'production',
+    AUTH_SECRET: randomBytes(32).toString('base64'),
+    ENCRYPTION_KEY: randomBytes(32).toString('base64')
+  }
+  t.match(await runSeed(folder, production), /^Everybody knows the demo password/)
+  t.match(await runSeed(folder, { ...production, ALLOW_DEMO_PASSWORD: 'true' }), /^The demo data/)
+  const other = temporaryFolder(t)
+  t.match(await runSeed(other, { ...production, DEMO_PASSWORD: 'another one' }), /^The demo data/)
+})
