@@ -9,10 +9,12 @@ export const secrets = defineResource({
     'Values that flows need and nobody reads back: the API shows what is about them only.',
   fields: {
     name: Type.String({
-      description: 'Any letters, digits and signs but spaces, control characters, / and \\.',
+      description:
+        'Any letters, digits and signs but spaces, control characters, / and \\; not only one or two dots.',
       minLength: 1,
       maxLength: 128,
-      pattern: '^[^\\s\\p{C}/\\\\]+$',
+      // No URL can end in one or two dots: they mean a folder.
+      pattern: '^(?!\\.{1,2}$)[^\\s\\p{C}/\\\\]+$',
       examples: ['SLACK_TOKEN']
     }),
     /** Base64: nonce (12 bytes), AES-256-GCM ciphertext, tag (16 bytes). */

@@ -15,7 +15,8 @@ import { authenticate } from './authenticate.js'
 import { assertClean } from './clean-values.js'
 import { documentation } from './documentation.js'
 import type { Keyring } from './encryption.js'
-import { sendError, sendProblem } from './errors.js'
+import { answerUnreadable, sendError, sendProblem } from './errors.js'
+import { readJsonBodies } from './json-body.js'
 import { ApiError } from './problems.js'
 import { authRoutes } from './routes/auth.js'
 import { executionRoutes } from './routes/executions.js'
@@ -59,10 +60,11 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     // 128 characters of a key, each up to 12 when percent-encoded.
     routerOptions: { maxParamLength: 1536 },
     frameworkErrors: (error, request, reply) => void sendError(error, request, reply),
+    clientErrorHandler: answerUnreadable,
     schemaController: { compilersFactory: { buildValidator } }
   })
 
-  app.removeContentTypeParser('text/plain')
+  readJsonBodies(app)
   app.setErrorHandler(sendError)
   app.setNotFoundHandler((request, reply) =>
     sendProblem(

@@ -6,7 +6,8 @@ export const MOST_NESTING = 32
 /**
  * Refuses what the storages would keep differently or not at all: NUL (Postgres has no place for
  * it), lone surrogates (no UTF-8 form), numbers that are not finite or that a double cannot count
- * exactly, and deep nesting.
+ * exactly, and deep nesting. Also the two keys by which programs that copy objects carelessly,
+ * ours or whoever reads a definition, are made to change the prototype of all of them.
  *
  * @throws ApiError `unsafe_value`, with a JSON pointer to the value.
  */
@@ -21,6 +22,7 @@ export function assertClean(value: unknown, place: 'body' | 'query' | 'path'): v
       for (const [key, child] of Object.entries(value)) {
         const below = `${pointer}/${key.replaceAll('~', '~0').replaceAll('/', '~1')}`
         assertText(key, below)
+        assertKey(key, child, below)
         walk(child, below, depth + 1)
       }
     }
@@ -29,6 +31,11 @@ export function assertClean(value: unknown, place: 'body' | 'query' | 'path'): v
   function assertText(text: string, pointer: string): void {
     if (text.includes('\0')) refuse(pointer, 'contains the character NUL')
     if (!text.isWellFormed()) refuse(pointer, 'contains half of a surrogate pair')
+  }
+
+  function assertKey(key: string, child: unknown, pointer: string): void {
+    const isPrototype = key === 'constructor' && hasPrototype(child)
+    if (key === '__proto__' || isPrototype) refuse(pointer, 'would change a prototype')
   }
 
   function assertNumber(number: number, pointer: string): void {
@@ -46,4 +53,8 @@ export function assertClean(value: unknown, place: 'body' | 'query' | 'path'): v
       }
     )
   }
+}
+
+function hasPrototype(value: unknown): boolean {
+  return typeof value === 'object' && value !== null && Object.hasOwn(value, 'prototype')
 }

@@ -1,4 +1,8 @@
+import { randomUUID } from 'node:crypto'
+import { STATUS_CODES } from 'node:http'
+import type { Socket } from 'node:net'
 import type {
+  ConnectionError,
   FastifyError,
   FastifyReply,
   FastifyRequest,
@@ -104,19 +108,35 @@ function fromFastify(error: Partial<FastifyError>): ApiError {
       return new ApiError('unsupported_media_type', 'Send JSON, as Content-Type application/json.')
     case 'FST_ERR_CTP_BODY_TOO_LARGE':
       return new ApiError('body_too_large', 'The body is larger than this server accepts.')
-    case 'FST_ERR_CTP_EMPTY_JSON_BODY':
-      return new ApiError('malformed_json', 'The body is empty although its type is JSON.')
-    case 'FST_ERR_CTP_INVALID_JSON_BODY':
-      return new ApiError('malformed_json', 'The body is not valid JSON.')
     case 'FST_ERR_CTP_INVALID_CONTENT_LENGTH':
       return new ApiError('bad_request', 'The body is not as long as Content-Length says.')
     case 'FST_ERR_BAD_URL':
       return new ApiError('bad_request', 'The path is not valid percent-encoded UTF-8.')
+    case 'FST_ERR_MAX_PARAM_LENGTH':
+      return new ApiError('bad_request', 'A part of the path is longer than any id.')
   }
-  // What the JSON parser throws has no code of its own.
-  if (error.name === 'SyntaxError' && error.statusCode === 400)
-    return new ApiError('malformed_json', `The body is not valid JSON: ${error.message}.`)
+  if (error.code?.startsWith('FST_') && isClientError(error.statusCode))
+    return new ApiError('bad_request', 'The request is not one that this server understands.')
   return new ApiError('internal_error', 'Something went wrong on our side.', { cause: error })
+}
+
+function isClientError(status = 500): boolean {
+  return status >= 400 && status < 500
+}
+
+/** Answers what was no HTTP, for which there is neither a request nor a reply. */
+export function answerUnreadable(error: ConnectionError, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy()
+    return
+  }
+  const problem = new ApiError('bad_request', 'This is not a valid HTTP request.')
+  const body = JSON.stringify(problem.toProblem(randomUUID()))
+  socket.end(
+    `HTTP/1.1 ${problem.statusCode} ${STATUS_CODES[problem.statusCode]}\r\n` +
+      'Content-Type: application/problem+json\r\n' +
+      `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`
+  )
 }
 
 const places = { body: 'body', querystring: 'query', params: 'path', headers: 'headers' } as const

@@ -4,7 +4,7 @@ import { Problem } from '../schemas/problem.js'
 import { type Role, roles } from '../schemas/resource.js'
 import type { Account } from './accounts.js'
 import { ApiError } from './problems.js'
-import type { Store } from './store.js'
+import type { IfMatch, Store } from './store.js'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -105,14 +105,15 @@ export function includesRole(role: Role, needed: Role): boolean {
   return roles.indexOf(role) >= roles.indexOf(needed)
 }
 
-/** The versions that the request's `If-Match` accepts; undefined where it has none, or `*`. */
-export function ifMatchOf(
-  request: Pick<FastifyRequest, 'headers'>
-): ReadonlySet<number> | undefined {
+/** The versions that the request's `If-Match` accepts. */
+export function ifMatchOf(request: Pick<FastifyRequest, 'headers'>): IfMatch {
   const header = request.headers['if-match']
-  if (header === undefined || header.trim() === '*') return undefined
+  if (header === undefined) return undefined
+  if (header.trim() === '*') return 'any'
   // A weak tag never matches here (RFC 9110, 13.1.1), and neither does one that is not ours.
-  return new Set([...header.matchAll(/(?<![/\w])"(\d+)"/g)].map(([, version]) => Number(version)))
+  return new Set(
+    [...header.matchAll(/(?<![/\w])"([1-9]\d*)"/g)].map(([, version]) => Number(version))
+  )
 }
 
 export function etag({ version }: { readonly version: number }): string {

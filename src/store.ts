@@ -25,8 +25,8 @@ export interface Origin {
   readonly requestId: string | null
 }
 
-/** The versions that `If-Match` accepts; undefined where any will do. */
-export type IfMatch = ReadonlySet<number> | undefined
+/** The versions that a row may have: `any` is some row, whatever its version. */
+export type IfMatch = ReadonlySet<number> | 'any' | undefined
 
 export interface ChangeOptions {
   readonly ifMatch?: IfMatch
@@ -114,7 +114,7 @@ export function createStore(storage: Storage, origin: Origin): Store {
 
   async function matching<R extends AnyResource>(resource: R, key: string, ifMatch: IfMatch) {
     const row = await need(resource, key)
-    if (ifMatch && !ifMatch.has(row.version as number))
+    if (isVersions(ifMatch) && !ifMatch.has(row.version as number))
       throw new StorageError('stale', { resource: resource.name, key })
     return row
   }
@@ -134,7 +134,7 @@ export function createStore(storage: Storage, origin: Origin): Store {
     async update(resource, key, given, { ifMatch, verb, along = [] } = {}) {
       const decide = typeof given === 'function' ? given : () => given
       // Without a decision that depends on the row, the last one to set a field wins.
-      const guarded = typeof given === 'function' || ifMatch !== undefined
+      const guarded = typeof given === 'function' || isVersions(ifMatch)
       for (let tries = 0; tries < MOST_TRIES; tries++) {
         const row = await matching(resource, key, ifMatch)
         const set = differing(resource, row, decide(row))
@@ -147,7 +147,7 @@ export function createStore(storage: Storage, origin: Origin): Store {
           )
           return updated as never
         } catch (error) {
-          if (ifMatch || !isStale(error, resource, key)) throw error
+          if (isVersions(ifMatch) || !isStale(error, resource, key)) throw error
         }
       }
       throw new ApiError('concurrent_change', 'Others keep changing this at the moment. Try again.')
@@ -159,7 +159,8 @@ export function createStore(storage: Storage, origin: Origin): Store {
           try {
             return { row: await store.update(resource, key, values, options), created: false }
           } catch (error) {
-            if (!isStorageError(error, 'not_found', resource, key) || options.ifMatch) throw error
+            // Gone meanwhile, so it is as if it had not been there.
+            if (!isStorageError(error, 'not_found', resource, key)) throw error
             continue
           }
         if (options.ifMatch) throw new StorageError('stale', { resource: resource.name, key })
@@ -174,7 +175,9 @@ export function createStore(storage: Storage, origin: Origin): Store {
     },
 
     async remove(resource, key, { ifMatch, verb, along = [] } = {}) {
-      const expect = ifMatch && ((await matching(resource, key, ifMatch)).version as number)
+      const expect = isVersions(ifMatch)
+        ? ((await matching(resource, key, ifMatch)).version as number)
+        : undefined
       await commit([{ op: 'delete', resource, key, expect }, ...along], verb)
     }
   }
@@ -216,6 +219,10 @@ function differing<R extends AnyResource>(resource: R, row: Stored<R>, set: Valu
       changed[column.name] = value
   }
   return changed as Values<R>
+}
+
+function isVersions(ifMatch: IfMatch): ifMatch is ReadonlySet<number> {
+  return ifMatch !== undefined && ifMatch !== 'any'
 }
 
 function isStorageError(error: unknown, code: string, resource: AnyResource, key: string): boolean {

@@ -1,4 +1,4 @@
-import { Ajv, type ErrorObject, type Options } from 'ajv'
+import { Ajv, type ErrorObject, type Options, type ValidateFunction } from 'ajv'
 import formats from 'ajv-formats'
 import type { FastifyServerOptions } from 'fastify'
 import { toTimestamp } from '../adapters/storage/timestamp.js'
@@ -8,14 +8,12 @@ import { toTimestamp } from '../adapters/storage/timestamp.js'
  * are text, so their numbers are read from it.
  */
 export const buildValidator = ((shared: Readonly<Record<string, object>>) => {
-  const strict = createAjv({ coerceTypes: false })
-  const coercing = createAjv({ coerceTypes: true })
-  for (const schema of Object.values(shared)) {
-    strict.addSchema(schema)
-    coercing.addSchema(schema)
+  const ajv = createAjv({ coerceTypes: false })
+  for (const schema of Object.values(shared)) ajv.addSchema(schema)
+  return ({ schema, httpPart }: { schema: object; httpPart?: string }) => {
+    const check = ajv.compile(schema)
+    return httpPart === 'body' ? check : readingNumbers(check, schema)
   }
-  return ({ schema, httpPart }: { schema: object; httpPart?: string }) =>
-    (httpPart === 'body' ? strict : coercing).compile(schema)
 }) as unknown as BuildValidator
 
 type BuildValidator = NonNullable<
@@ -24,12 +22,38 @@ type BuildValidator = NonNullable<
   >['buildValidator']
 >
 
+/**
+ * Reads the numbers of a path or a query before they are checked. Ajv's own coercion takes hex,
+ * spaces and `Infinity`, which then passes any maximum.
+ */
+function readingNumbers(check: ValidateFunction, schema: { properties?: object }) {
+  const numbers = Object.entries(schema.properties ?? {})
+    .filter(([, { type }]) => type === 'integer' || type === 'number')
+    .map(([name]) => name)
+  const validate = (data: Record<string, unknown>) => {
+    for (const name of numbers) {
+      const text = data[name]
+      if (typeof text === 'string' && /^-?\d+(\.\d+)?$/.test(text)) data[name] = Number(text)
+    }
+    const valid = check(data)
+    validate.errors = check.errors
+    return valid
+  }
+  validate.errors = undefined as ValidateFunction['errors']
+  return validate
+}
+
 export function createAjv(options: Options): Ajv {
   const ajv = new Ajv({ useDefaults: true, allErrors: true, ...options })
   formats.default(ajv, ['date-time', 'email', 'uuid'])
   const dateTime = ajv.formats['date-time'] as { validate: (text: string) => boolean }
-  // RFC 3339 has leap seconds and the year 0, which no storage can hold.
-  ajv.addFormat('date-time', (text) => dateTime.validate(text) && toTimestamp(text) !== null)
+  // RFC 3339 has leap seconds and the year 0, which no storage can hold. Ajv lets more pass than
+  // RFC 3339, such as a space for the T, which JavaScript takes for another time or for none.
+  const form = /^[^\s]{10}T[^\s]+(Z|[+-]\d\d:\d\d)$/i
+  ajv.addFormat(
+    'date-time',
+    (text) => form.test(text) && dateTime.validate(text) && toTimestamp(text) !== null
+  )
   return ajv
 }
 

@@ -25,11 +25,16 @@ export function encodeCursor(list: string, { at, key }: Position): string {
 /** @throws StorageError `bad_cursor` for anything that `encodeCursor` did not make for this list. */
 export function decodeCursor(list: string, text: string): Position {
   const value = parse(text)
-  if (!cursor.Check(value) || value[0] !== list || !isTimestamp(value[1]))
+  if (!cursor.Check(value) || value[0] !== list || !isTimestamp(value[1]) || !isKey(value[2]))
     throw new StorageError('bad_cursor')
   const position = { at: value[1], key: value[2] }
   if (encodeCursor(list, position) !== text) throw new StorageError('bad_cursor')
   return position
+}
+
+/** Not so long or so strange that some storages would fail over it. */
+function isKey(text: string): boolean {
+  return text.isWellFormed() && !text.includes('\0')
 }
 
 function parse(text: string): unknown {

@@ -1,0 +1,63 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { ApiError } from './problems.js'
+
+/** Reads JSON bodies, and makes every other type of content an error. */
+export function readJsonBodies(app: FastifyInstance): void {
+  app.removeAllContentTypeParsers()
+  app.addContentTypeParser(
+    'application/json',
+    { parseAs: 'buffer' },
+    async (request: FastifyRequest, body: Buffer) => {
+      assertUtf8Type(request.headers['content-type'])
+      const text = decode(body)
+      // Many clients send the type with every request, body or not.
+      if (text === '' && !expectsBody(request)) return undefined
+      const value = parse(text)
+      if (!expectsBody(request) && !isEmptyObject(value)) refuseBody()
+      return value
+    }
+  )
+}
+
+/** JSON is UTF-8 (RFC 8259, 8.1): in another encoding its texts would be stored garbled. */
+function assertUtf8Type(contentType = ''): void {
+  const [, charset] = /;\s*charset\s*=\s*"?([^\s";]*)/i.exec(contentType) ?? []
+  if (charset !== undefined && !/^utf-?8$/i.test(charset))
+    throw new ApiError('unsupported_media_type', 'Send JSON in UTF-8.')
+}
+
+function decode(body: Buffer): string {
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(body)
+  } catch (cause) {
+    throw new ApiError('malformed_json', 'The body is not UTF-8.', { cause })
+  }
+}
+
+/** Keys such as `__proto__` become properties here like any other; `assertClean` refuses them. */
+function parse(text: string): unknown {
+  if (text === '')
+    throw new ApiError('malformed_json', 'The body is empty although its type is JSON.')
+  try {
+    return JSON.parse(text)
+  } catch (cause) {
+    throw new ApiError('malformed_json', 'The body is not valid JSON.', { cause })
+  }
+}
+
+/** Where there is no route, the answer is that, whatever the body. */
+function expectsBody({ is404, routeOptions }: FastifyRequest): boolean {
+  return is404 || routeOptions.schema?.body !== undefined
+}
+
+function isEmptyObject(value: unknown): boolean {
+  return JSON.stringify(value) === '{}'
+}
+
+/** What would be ignored is a mistake to be told, as an unknown field is. */
+function refuseBody(): never {
+  const detail = 'is more than this address takes: send none'
+  throw new ApiError('validation_failed', `body: ${detail}.`, {
+    errors: [{ in: 'body', pointer: '', detail }]
+  })
+}
