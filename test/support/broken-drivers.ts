@@ -204,16 +204,15 @@ export const brokenDrivers: readonly BrokenDriver[] = [
     breaks: 'audit goes along',
     how: 'loses the entry',
     wrap: splitAudit(async (sound, tenant, changes) => {
-      if (changes.length) await sound.apply(tenant, changes)
-      return []
+      await sound.apply(tenant, changes)
     })
   },
   {
     breaks: 'audit goes along',
     how: 'stores the entry afterwards, if it can',
     wrap: splitAudit(async (sound, tenant, changes, entries) => {
-      if (changes.length) await sound.apply(tenant, changes)
-      return sound.apply(tenant, entries).catch(() => [])
+      await sound.apply(tenant, changes)
+      await sound.apply(tenant, entries).catch(() => {})
     })
   },
   {
@@ -385,7 +384,7 @@ function splitAudit(
     tenant: TenantId,
     changes: DriverChange[],
     entries: Insert[]
-  ) => Promise<Rows>
+  ) => Promise<void>
 ) {
   return (sound: Driver): Driver => ({
     ...sound,
@@ -393,7 +392,8 @@ function splitAudit(
       const isEntry = (change: DriverChange): change is Insert =>
         change.op === 'insert' && change.resource.name === 'audit'
       const entries = changes.filter(isEntry)
-      if (entries.length === changes.length) return sound.apply(tenant, changes)
+      const mixed = entries.length > 0 && entries.length < changes.length
+      if (!mixed) return sound.apply(tenant, changes)
       await store(
         sound,
         tenant,
