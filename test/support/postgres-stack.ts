@@ -151,7 +151,9 @@ function parameters({ maxConnections = 50 }: PostgresSettings): string[] {
     shared_buffers: '32MB',
     timezone: 'America/St_Johns',
     datestyle: 'German',
-    log_checkpoints: 'off'
+    log_checkpoints: 'off',
+    // How long a wait lasts before it is looked at; a second by default.
+    deadlock_timeout: '20ms'
   }
   return Object.entries(values).flatMap(([name, value]) => ['-c', `${name}=${value}`])
 }

@@ -1,0 +1,119 @@
+import t from 'tap'
+import type { Storage, TenantId } from '../../adapters/storage/port.js'
+import { openPostgres } from '../../adapters/storage/postgres.js'
+import { createStorage } from '../../adapters/storage/storage.js'
+import { openSupabase } from '../../adapters/storage/supabase.js'
+import { flows } from '../../schemas/flows.js'
+import { templates } from '../../schemas/templates.js'
+import { tenants } from '../../schemas/tenants.js'
+import { startCutProxy } from '../support/cut-proxy.js'
+import { startPostgres, withStack } from '../support/postgres-stack.js'
+import { openSupabaseProject } from '../support/supabase-stack.js'
+
+const tenant = '019b76da-a800-7000-8000-00000000aaaa' as TenantId
+const flow = { name: 'Onboarding', status: 'draft' } as const
+
+/** Everything that the API asks of a storage, and each must cost one exchange. */
+const requests: Readonly<Record<string, (storage: Storage) => Promise<unknown>>> = {
+  'a commit of many changes': (storage) =>
+    storage.commit({
+      tenant,
+      changes: [
+        { op: 'insert', resource: tenants, row: { id: tenant, name: 'Round trips' } },
+        { op: 'insert', resource: templates, row: { id: 'tpl', name: 'T', description: '' } },
+        { op: 'insert', resource: flows, row: { ...flow, id: 'a', template_id: 'tpl' } },
+        { op: 'insert', resource: flows, row: { ...flow, id: 'b' } },
+        { op: 'update', resource: flows, key: 'b', set: { name: 'Other' } },
+        { op: 'delete', resource: flows, key: 'b' },
+        { op: 'insert', resource: flows, row: { ...flow, id: 'c' } }
+      ]
+    }),
+  'a refused commit': (storage) =>
+    storage
+      .commit({ tenant, changes: [{ op: 'delete', resource: flows, key: 'missing' }] })
+      .catch(() => {}),
+  'a get': (storage) => storage.get({ resource: flows, tenant }, 'a'),
+  'a get of nothing': (storage) => storage.get({ resource: flows, tenant }, 'missing'),
+  'a page': (storage) => storage.list({ resource: flows, tenant }, { limit: 50 }),
+  'a page with a filter and a count': (storage) =>
+    storage.list(
+      { resource: flows, tenant },
+      { filter: { status: 'draft' }, limit: 1, count: 'exact' }
+    ),
+  'an empty page with a count': (storage) =>
+    storage.list(
+      { resource: flows, tenant },
+      { filter: { status: 'active' }, limit: 1, count: 'exact' }
+    ),
+  'the end of it all': (storage) =>
+    storage.commit({ tenant, changes: [{ op: 'delete', resource: tenants, key: tenant }] })
+}
+
+/** @param count how many exchanges there were so far. */
+async function countExchanges(storage: Storage, count: () => number) {
+  const counts: Record<string, number> = {}
+  async function measure(name: string, run: () => Promise<unknown>) {
+    const before = count()
+    const result = await run()
+    counts[name] = count() - before
+    return result
+  }
+  for (const [name, run] of Object.entries(requests)) {
+    if (name === 'the end of it all') {
+      const first = await storage.list({ resource: flows, tenant }, { limit: 1 })
+      const query = { limit: 1, count: 'exact', cursor: first.next as string } as const
+      const from = { resource: flows, tenant }
+      await measure('the next page with a count', () => storage.list(from, query))
+    }
+    await measure(name, () => run(storage))
+  }
+  return counts
+}
+
+const names = [...Object.keys(requests), 'the next page with a count']
+const once = Object.fromEntries(names.map((name) => [name, 1]))
+
+for (const preparedStatements of [true, false])
+  t.test(`Postgres, prepared statements ${preparedStatements ? 'on' : 'off'}`, (t) =>
+    withStack(t, startPostgres, async (server) => {
+      const proxy = await startCutProxy(server.port)
+      t.teardown(() => proxy.close())
+      const database = await server.createDatabase()
+      const url = server.url(database).replace(`:${server.port}/`, `:${proxy.port}/`)
+      const driver = await openPostgres({ url, poolSize: 1, preparedStatements })
+      const storage = createStorage(driver)
+      proxy.forget()
+      const count = () => countAwaited(Buffer.concat(proxy.sent))
+      t.strictSame(await countExchanges(storage, count), once, 'when it is new')
+      t.strictSame(await countExchanges(storage, count), once, 'and again')
+      await storage.close()
+    })
+  )
+
+/**
+ * Messages after which a client waits for the server: Sync, Query and Flush
+ * (https://www.postgresql.org/docs/current/protocol-message-formats.html).
+ */
+function countAwaited(sent: Buffer): number {
+  let awaited = 0
+  for (let at = 0; at < sent.length; at += 1 + sent.readInt32BE(at + 1))
+    if ('SQH'.includes(String.fromCharCode(sent[at] as number))) awaited++
+  return awaited
+}
+
+t.test('Supabase', (t) =>
+  withStack(t, openSupabaseProject, async ({ url, key }) => {
+    const { fetch } = globalThis
+    let requests = 0
+    globalThis.fetch = (...request) => {
+      requests++
+      return fetch(...request)
+    }
+    t.teardown(() => {
+      globalThis.fetch = fetch
+    })
+    const storage = createStorage(await openSupabase({ url, key }))
+    t.strictSame(await countExchanges(storage, () => requests), once)
+    await storage.close()
+  })
+)
