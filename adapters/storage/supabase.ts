@@ -50,8 +50,8 @@ export async function openSupabase(options: SupabaseOptions): Promise<Driver> {
   }
 
   /** Reads are repeated while the connection breaks, and until the time is up. */
-  function read<T>(send: Send): Promise<T> {
-    return track(repeat<T>(send, READ_TRIES, 'unavailable', (error) => error instanceof NoAnswer))
+  function read(send: Send): Promise<unknown> {
+    return track(repeat(send, READ_TRIES, 'unavailable', (error) => error instanceof NoAnswer))
   }
 
   /** A commit is repeated only when the database said that it rolled it back. */
@@ -63,17 +63,16 @@ export async function openSupabase(options: SupabaseOptions): Promise<Driver> {
     )
   }
 
-  async function repeat<T>(
+  async function repeat(
     send: Send,
     most: number,
     lost: 'unavailable' | 'outcome_unknown',
     isHarmless: (error: unknown) => boolean
-  ): Promise<T> {
+  ): Promise<unknown> {
     const signal = AbortSignal.timeout(timeoutMs)
     for (let tries = 1; ; tries++) {
       try {
-        const { data } = await send(signal).throwOnError()
-        return data as T
+        return (await send(signal).throwOnError()).data
       } catch (error) {
         const again = isHarmless(error) && tries < most
         if (again)
@@ -85,7 +84,7 @@ export async function openSupabase(options: SupabaseOptions): Promise<Driver> {
 
   /** The newest migration applied, once it is sure that this release can work with it. */
   async function checkSchema(warn: (message: string) => void): Promise<string | null> {
-    const rows = await read<{ version: string }[]>((signal) =>
+    const answer = await read((signal) =>
       client.from('schema_migrations').select('version').order('version').abortSignal(signal)
     ).catch((error) => {
       if (!(error instanceof StorageError && error.code === 'schema_outdated')) throw error
@@ -94,7 +93,7 @@ export async function openSupabase(options: SupabaseOptions): Promise<Driver> {
         error
       )
     })
-    const applied = rows.map(({ version }) => version)
+    const applied = rowsOf(answer).map(({ version }) => version as string)
     assertSchemaLevel(known, applied, warn)
     return applied.at(-1) ?? null
   }
@@ -106,21 +105,21 @@ export async function openSupabase(options: SupabaseOptions): Promise<Driver> {
 
     async get(resource, tenant, key) {
       const columns = resource.columns.map(({ name }) => name).join(',')
-      const [row] = await read<RawRow[]>((signal) => {
+      const answer = await read((signal) => {
         let query = client.from(resource.name).select(columns).eq(resource.key, key)
         if (resource.scope && tenant !== null) query = query.eq(resource.scope, tenant)
         return query.limit(1).abortSignal(signal)
       })
+      const [row] = rowsOf(answer)
       return row ? decodeRow(resource, row) : null
     },
 
     async page(resource, tenant, query) {
       const input = { resource: resource.name, tenant, query: encodeQuery(query) }
-      const { rows, total } = await read<{ rows: RawRow[]; total: number | null }>((signal) =>
-        client.rpc('read_page', input).abortSignal(signal)
-      )
-      const page = { rows: rows.map((row) => decodeRow(resource, row)) }
-      return total === null ? page : { ...page, total }
+      const answer = await read((signal) => client.rpc('read_page', input).abortSignal(signal))
+      const { rows, total } = (answer ?? {}) as { rows?: unknown; total?: number | null }
+      const page = { rows: rowsOf(rows).map((row) => decodeRow(resource, row)) }
+      return typeof total === 'number' ? { ...page, total } : page
     },
 
     async apply(tenant, changes) {
@@ -242,16 +241,16 @@ function statusMeaning(status: number): ReturnType<typeof meaningOf> {
 function storageError(error: unknown, lost: 'unavailable' | 'outcome_unknown'): unknown {
   const message = `Supabase cannot be used: ${(error as Error).message}`
   const unavailable = new StorageError('unavailable', { cause: error }, message)
-  if (error instanceof NoAnswer)
-    return error.wasSent && lost === 'outcome_unknown'
-      ? new StorageError('outcome_unknown', { cause: error })
-      : unavailable
+  const unclear = lost === 'unavailable' ? unavailable : new StorageError(lost, { cause: error })
+  // What is no JSON did not come from PostgREST.
+  if (error instanceof SyntaxError) return unclear
+  if (error instanceof NoAnswer) return error.wasSent ? unclear : unavailable
   if (!(error instanceof Refusal)) return error
   const refused = refusal(error.sql, error)
   if (refused) return refused
   switch (error.meaning) {
     case 'lost':
-      return lost === 'unavailable' ? unavailable : new StorageError(lost, { cause: error })
+      return unclear
     case 'schema':
       return new StorageError('schema_outdated', { cause: error })
     case 'retry':
@@ -260,6 +259,11 @@ function storageError(error: unknown, lost: 'unavailable' | 'outcome_unknown'): 
     default:
       return error
   }
+}
+
+function rowsOf(answer: unknown): RawRow[] {
+  if (Array.isArray(answer)) return answer
+  throw new StorageError('unavailable', {}, 'Supabase cannot be used: it answered something else.')
 }
 
 function encodeQuery(query: DriverQuery) {
