@@ -21,7 +21,9 @@ export const audit = defineResource({
       examples: [['name', 'status']]
     }),
     at: Timestamp(),
-    request_id: Nullable(Type.String({ maxLength: 128, examples: ['req-1'] }))
+    request_id: Nullable(
+      Type.String({ maxLength: 128, examples: ['019b76da-a800-7000-8000-000000000009'] })
+    )
   },
   key: 'id',
   keys: 'uuid',

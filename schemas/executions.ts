@@ -10,7 +10,7 @@ export const executions = defineResource({
   singular: 'execution',
   description: 'Runs of a flow. Deleting the flow deletes them.',
   fields: {
-    id: Uuid(),
+    id: Uuid('019b76da-a800-7000-8000-000000000011'),
     flow_id: TextId('flow_onboarding'),
     status: Choice(executionStatuses, { default: 'queued' }),
     started_at: Nullable(Timestamp()),
@@ -41,10 +41,20 @@ export const transitions: Readonly<Record<ExecutionStatus, readonly ExecutionSta
 }
 
 /** The body of PATCH /executions/:id: the next status, and what came of the run. */
-export const ExecutionUpdate = object('ExecutionUpdate', {
-  status: Choice(['running', 'success', 'failed', 'cancelled']),
-  error: Type.Optional(
-    Nullable(Type.String({ examples: ['The mail server refused the message.'] }))
-  ),
-  output: Type.Optional(Nullable(Json({ sent: true })))
-})
+export const ExecutionUpdate = object(
+  'ExecutionUpdate',
+  {
+    status: Choice(['running', 'success', 'failed', 'cancelled']),
+    error: Type.Optional(
+      Nullable(Type.String({ examples: ['The mail server refused the message.'] }))
+    ),
+    output: Type.Optional(Nullable(Json({ sent: true })))
+  },
+  {
+    examples: [
+      { status: 'running' },
+      { status: 'success', output: { sent: true } },
+      { status: 'failed', error: 'The mail server refused the message.' }
+    ]
+  }
+)

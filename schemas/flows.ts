@@ -29,7 +29,8 @@ export const flows = defineResource({
 export type Flow = Row<typeof flows>
 
 /** The body of POST /templates/:id/flows: what is absent comes from the template. */
-export const FlowFromTemplate = object('FlowFromTemplate', {
-  id: Type.Optional(TextId('flow_onboarding')),
-  name: Type.Optional(Line('Onboarding'))
-})
+export const FlowFromTemplate = object(
+  'FlowFromTemplate',
+  { id: Type.Optional(TextId('flow_onboarding')), name: Type.Optional(Line('Onboarding')) },
+  { examples: [{ name: 'Onboarding' }] }
+)

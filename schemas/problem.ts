@@ -1,28 +1,38 @@
 import { type Static, Type } from '@sinclair/typebox'
+import { Choice } from './fields.js'
 import { object } from './resource.js'
 
-const FieldProblem = Type.Object(
-  {
-    in: Type.Unsafe<'body' | 'query' | 'path' | 'headers'>({
-      type: 'string',
-      enum: ['body', 'query', 'path', 'headers']
-    }),
-    pointer: Type.String({ description: 'JSON pointer (RFC 6901) to the value.' }),
-    detail: Type.String()
-  },
-  { $id: 'FieldProblem', examples: [{ in: 'body', pointer: '/name', detail: 'must be string' }] }
-)
+export const FieldProblem = object('FieldProblem', {
+  in: Choice(['body', 'query', 'path', 'headers'], { description: 'The part of the request.' }),
+  pointer: Type.String({
+    description: 'JSON pointer (RFC 6901) to the value; empty for the whole part.',
+    examples: ['/name']
+  }),
+  detail: Type.String({ examples: ['is required'] })
+})
 
 /** Every error of the API, after RFC 9457. */
 export const Problem = object(
   'Problem',
   {
-    type: Type.String({ examples: ['urn:problem:not_found'] }),
-    title: Type.String({ examples: ['Not found'] }),
-    status: Type.Integer({ examples: [404] }),
-    detail: Type.String({ examples: ['There is no flow flow_onboarding.'] }),
-    code: Type.String({ description: 'Stable: programs decide by it.', examples: ['not_found'] }),
-    request_id: Type.String({ examples: ['019b76da-a800-7000-8000-000000000009'] }),
+    type: Type.String({
+      description: 'The code as a URN, as RFC 9457 has it.',
+      examples: ['urn:problem:validation_failed']
+    }),
+    title: Type.String({ description: 'The code in words.', examples: ['Invalid request'] }),
+    status: Type.Integer({ description: 'The HTTP status.', examples: [400] }),
+    detail: Type.String({
+      description: 'What was wrong this time, and what to do about it. For people: it may change.',
+      examples: ['body /name: is required.']
+    }),
+    code: Type.String({
+      description: 'Stable: programs decide by it.',
+      examples: ['validation_failed']
+    }),
+    request_id: Type.String({
+      description: 'As in X-Request-Id and in the log.',
+      examples: ['019b76da-a800-7000-8000-000000000009']
+    }),
     errors: Type.Optional(
       Type.Array(Type.Ref(FieldProblem), {
         description: 'What is wrong with which field, for validation_failed.',
@@ -33,4 +43,3 @@ export const Problem = object(
   { description: 'What went wrong, and what to do about it.' }
 )
 export type Problem = Static<typeof Problem>
-export { FieldProblem }

@@ -214,7 +214,12 @@ export function defineResource<
     writeOnly: Object.keys(writeOnly),
     row: row as never,
     view: view as never,
-    create: object(`${component}Create`, { ...chosenKey, ...given }) as never,
+    create: object(
+      `${component}Create`,
+      { ...chosenKey, ...given },
+      // A key that the server can make is better left to it.
+      { examples: [exampleOf(keys === 'given' ? { ...chosenKey, ...given } : given)] }
+    ) as never,
     replace: object(`${component}Replace`, given) as never,
     update: object(
       `${component}Update`,
@@ -228,19 +233,22 @@ export function defineResource<
 export function object<Properties extends TProperties>(
   $id: string,
   properties: Properties,
-  options: { minProperties?: number; description?: string } = {}
+  options: { minProperties?: number; description?: string; examples?: unknown[] } = {}
 ): TObject<Properties> {
-  const example = Object.entries(properties).map(([name, schema]) => [name, exampleOf(schema)])
   return Type.Object(properties, {
     $id,
     additionalProperties: false,
-    examples: [Object.fromEntries(example)],
+    examples: [exampleOf(properties)],
     ...options
   })
 }
 
-function exampleOf(schema: TSchema): unknown {
-  return (schema.examples as unknown[] | undefined)?.[0] ?? null
+function exampleOf(properties: TProperties): Record<string, unknown> {
+  const examples = Object.entries(properties).map(([name, { examples }]) => [
+    name,
+    (examples as unknown[] | undefined)?.[0] ?? null
+  ])
+  return Object.fromEntries(examples)
 }
 
 /** PATCH changes what is given: a default would change what is not. */

@@ -4,12 +4,14 @@ import { object } from './resource.js'
 
 const storage = Type.String({ description: 'The kind of storage in use.', examples: ['sqlite'] })
 const version = Type.String({ description: 'The release of the API.', examples: ['0.1.0'] })
-const status = Type.String({ examples: ['ok'] })
-
-export const Health = object('Health', { status, storage, version })
+export const Health = object('Health', {
+  status: Type.Literal('ok', { examples: ['ok'] }),
+  storage,
+  version
+})
 
 export const Readiness = object('Readiness', {
-  status,
+  status: Type.Literal('ready', { examples: ['ready'] }),
   storage,
   migration: Nullable(
     Type.String({

@@ -8,6 +8,7 @@ import { FieldProblem, Problem } from '../schemas/problem.js'
 import { resources } from '../schemas/registry.js'
 import { Health, Readiness } from '../schemas/status.js'
 import { UserSelfUpdate } from '../schemas/users.js'
+import { shareComponents } from './shared-components.js'
 
 const components = [
   Problem,
@@ -59,6 +60,11 @@ export async function documentation(app: FastifyInstance, version: string): Prom
           }
         }
       }
+    },
+    transformObject(given) {
+      if (!('openapiObject' in given)) throw new TypeError('The document is to be OpenAPI 3')
+      shareComponents(given.openapiObject as Parameters<typeof shareComponents>[0])
+      return given.openapiObject
     },
     convertConstToEnum: false,
     refResolver: { buildLocalReference: (json, _base, _fragment, i) => `${json.$id ?? `def-${i}`}` }

@@ -26,6 +26,10 @@ export function sendError(error: unknown, request: FastifyRequest, reply: Fastif
 }
 
 export function sendProblem(error: ApiError, request: FastifyRequest, reply: FastifyReply) {
+  // A path that cannot be read comes here without the hooks that set this for all others.
+  reply.header('x-request-id', request.id)
+  // Every 401 must say how to sign in (RFC 9110, 15.5.2).
+  if (error.statusCode === 401) reply.header('www-authenticate', 'Bearer')
   return reply
     .code(error.statusCode)
     .headers({ ...error.extra.headers })

@@ -2,37 +2,147 @@ import type { Problem } from '../schemas/problem.js'
 
 /**
  * Every code that an answer can carry. Codes are stable: a retired one is never used for something
- * else. docs/errors.md tells users what each means and what to do.
+ * else. docs/errors.md tells users what each means and what to do; the example is a `detail`.
  */
 export const problems = {
-  validation_failed: { status: 400, title: 'Invalid request' },
-  malformed_json: { status: 400, title: 'Malformed JSON' },
-  unsafe_value: { status: 400, title: 'Value cannot be stored' },
-  bad_cursor: { status: 400, title: 'Invalid cursor' },
-  bad_request: { status: 400, title: 'Bad request' },
-  unauthenticated: { status: 401, title: 'Not signed in' },
-  invalid_credentials: { status: 401, title: 'Sign-in failed' },
-  invalid_refresh_token: { status: 401, title: 'Session over' },
-  forbidden: { status: 403, title: 'Not allowed' },
-  registration_closed: { status: 403, title: 'Registration is closed' },
-  not_found: { status: 404, title: 'Not found' },
-  route_not_found: { status: 404, title: 'No such route' },
-  already_exists: { status: 409, title: 'Already exists' },
-  reference_not_found: { status: 409, title: 'Referenced row does not exist' },
-  in_use: { status: 409, title: 'In use' },
-  invalid_transition: { status: 409, title: 'Transition not allowed' },
-  last_admin: { status: 409, title: 'Last admin' },
-  concurrent_change: { status: 409, title: 'Changed meanwhile' },
-  precondition_failed: { status: 412, title: 'Precondition failed' },
-  body_too_large: { status: 413, title: 'Body too large' },
-  unsupported_media_type: { status: 415, title: 'Unsupported media type' },
-  password_refused: { status: 422, title: 'Password refused' },
-  rate_limited: { status: 429, title: 'Too many requests' },
-  internal_error: { status: 500, title: 'Internal error' },
-  unavailable: { status: 503, title: 'Temporarily unavailable' },
-  outcome_unknown: { status: 503, title: 'Outcome unknown' },
-  not_ready: { status: 503, title: 'Not ready' }
-} as const satisfies Record<string, { status: number; title: string }>
+  validation_failed: {
+    status: 400,
+    title: 'Invalid request',
+    example: 'body /name: is required.'
+  },
+  malformed_json: {
+    status: 400,
+    title: 'Malformed JSON',
+    example: 'The body is not valid JSON.'
+  },
+  unsafe_value: {
+    status: 400,
+    title: 'Value cannot be stored',
+    example: 'body /name: contains the character NUL.'
+  },
+  bad_cursor: {
+    status: 400,
+    title: 'Invalid cursor',
+    example:
+      'The cursor was not made by this list, with this order and these filters. Start without one.'
+  },
+  bad_request: {
+    status: 400,
+    title: 'Bad request',
+    example: 'The path is not valid percent-encoded UTF-8.'
+  },
+  unauthenticated: {
+    status: 401,
+    title: 'Not signed in',
+    example: 'The token is not valid, or no more. Sign in again.'
+  },
+  invalid_credentials: {
+    status: 401,
+    title: 'Sign-in failed',
+    example: 'The address or the password is not right.'
+  },
+  invalid_refresh_token: {
+    status: 401,
+    title: 'Session over',
+    example: 'The session is over. Sign in again.'
+  },
+  forbidden: {
+    status: 403,
+    title: 'Not allowed',
+    example: 'This takes the role editor; yours is viewer.'
+  },
+  registration_closed: {
+    status: 403,
+    title: 'Registration is closed',
+    example: 'Ask an admin of your tenant to create your user.'
+  },
+  not_found: {
+    status: 404,
+    title: 'Not found',
+    example: 'There is no flow flow_onboarding.'
+  },
+  route_not_found: {
+    status: 404,
+    title: 'No such route',
+    example: 'GET has nothing at this address. See /api/docs.'
+  },
+  already_exists: {
+    status: 409,
+    title: 'Already exists',
+    example: 'There already is a flow with this id. Choose another.'
+  },
+  reference_not_found: {
+    status: 409,
+    title: 'Referenced row does not exist',
+    example: 'What the flow refers to in template_id does not exist.'
+  },
+  in_use: {
+    status: 409,
+    title: 'In use',
+    example: 'Others refer to the template: change or delete them first.'
+  },
+  invalid_transition: {
+    status: 409,
+    title: 'Transition not allowed',
+    example:
+      'Execution 019b76da-a800-7000-8000-000000000011 is success: it cannot become running, only nothing: it is over.'
+  },
+  last_admin: {
+    status: 409,
+    title: 'Last admin',
+    example: 'A tenant needs an admin: make somebody else one first.'
+  },
+  concurrent_change: {
+    status: 409,
+    title: 'Changed meanwhile',
+    example: 'Others keep changing this at the moment. Try again.'
+  },
+  precondition_failed: {
+    status: 412,
+    title: 'Precondition failed',
+    example: 'The flow has changed since: get it again, and send its new ETag.'
+  },
+  body_too_large: {
+    status: 413,
+    title: 'Body too large',
+    example: 'The body is larger than this server accepts.'
+  },
+  unsupported_media_type: {
+    status: 415,
+    title: 'Unsupported media type',
+    example: 'Send JSON, as Content-Type application/json.'
+  },
+  password_refused: {
+    status: 422,
+    title: 'Password refused',
+    example: 'The password is known from a leak.'
+  },
+  rate_limited: {
+    status: 429,
+    title: 'Too many requests',
+    example: 'Too many tries from this address. Try again in 1 minute.'
+  },
+  internal_error: {
+    status: 500,
+    title: 'Internal error',
+    example: 'Something went wrong on our side.'
+  },
+  unavailable: {
+    status: 503,
+    title: 'Temporarily unavailable',
+    example: 'The storage cannot be reached; nothing was changed. Try again.'
+  },
+  outcome_unknown: {
+    status: 503,
+    title: 'Outcome unknown',
+    example: 'The storage did not answer, so the change may or may not be stored.'
+  },
+  not_ready: {
+    status: 503,
+    title: 'Not ready',
+    example: 'The storage does not answer as it should.'
+  }
+} as const satisfies Record<string, { status: number; title: string; example: string }>
 
 export type ProblemCode = keyof typeof problems
 

@@ -3,6 +3,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest, HTTPMethods } from 
 import { Problem } from '../schemas/problem.js'
 import { type Role, roles } from '../schemas/resource.js'
 import type { Account } from './accounts.js'
+import type { AnswerHeaderName } from './answer-headers.js'
 import { ApiError } from './problems.js'
 import type { IfMatch, Store } from './store.js'
 
@@ -36,7 +37,8 @@ interface Parts<Params extends TObject, Query extends TObject, Body extends TSch
 export interface Answer {
   readonly description: string
   readonly schema?: TSchema
-  readonly headers?: Readonly<Record<string, string>>
+  /** Beside those that every answer has. */
+  readonly headers?: readonly AnswerHeaderName[]
 }
 
 export interface Operation {
@@ -64,6 +66,8 @@ export interface Route<
   readonly problems?: readonly number[]
   /** Counts against the limit for sign-ins of an address. */
   readonly limited?: boolean
+  /** Reaches no storage, so that none can fail it. */
+  readonly storageless?: boolean
   readonly handler: (
     request: Omit<FastifyRequest, 'params' | 'query' | 'body'> & Parts<Params, Query, Body>,
     reply: FastifyReply,
@@ -92,6 +96,7 @@ export function route<
       ...(operation.description ? { description: operation.description } : {}),
       security: role === 'anyone' ? [] : [{ bearerAuth: [] }],
       ...(params ? { params } : {}),
+      ...(declared.problems?.includes(412) ? { headers: ifMatchHeader } : {}),
       querystring: query ?? noQuery,
       ...(body ? { body: Type.Ref(body.$id as string) } : {}),
       response: { ...documentAnswers(declared.answers), ...documentProblems(problemsOf(declared)) }
@@ -123,19 +128,33 @@ export function etag({ version }: { readonly version: number }): string {
 /** A query without parameters: an unknown one is a mistake to be told, not to be dropped. */
 const noQuery = Type.Object({}, { additionalProperties: false })
 
+const ifMatchHeader = Type.Object({
+  'If-Match': Type.Optional(
+    Type.String({
+      description:
+        'The ETag of the version to change: if there is another by now, the answer is 412.',
+      examples: ['"7"']
+    })
+  )
+})
+
 interface Guards {
   readonly method: HTTPMethods
   readonly role: Role | 'anyone'
   readonly params?: TObject
   readonly limited?: boolean
+  readonly storageless?: boolean
   readonly problems?: readonly number[]
 }
 
-function problemsOf({ method, role, params, limited, problems = [] }: Guards): number[] {
-  const statuses = new Set([400, 500, 503, ...problems])
+function problemsOf(guards: Guards): number[] {
+  const { method, role, params, limited, storageless, problems = [] } = guards
+  const statuses = new Set([400, 500, ...problems])
+  if (!storageless) statuses.add(503)
   if (role !== 'anyone') statuses.add(401)
   if (role === 'editor' || role === 'admin') statuses.add(403)
-  if (params) statuses.add(404)
+  // PUT makes what is not there.
+  if (params && method !== 'PUT') statuses.add(404)
   // Any of these may come with a body, wanted or not.
   if (method !== 'GET') for (const status of [413, 415]) statuses.add(status)
   if (limited) statuses.add(429)
@@ -147,17 +166,10 @@ function documentAnswers(answers: Readonly<Record<number, Answer>>): Record<stri
     status,
     {
       description,
-      ...(headers ? { headers: documentHeaders(headers) } : {}),
+      // What they are is said where the document names its headers.
+      ...(headers ? { headers: Object.fromEntries(headers.map((name) => [name, {}])) } : {}),
       ...(schema ? { content: { 'application/json': { schema } } } : { type: 'null' })
     }
-  ])
-  return Object.fromEntries(documented)
-}
-
-function documentHeaders(headers: Readonly<Record<string, string>>): Record<string, unknown> {
-  const documented = Object.entries(headers).map(([name, description]) => [
-    name,
-    { type: 'string', description }
   ])
   return Object.fromEntries(documented)
 }
@@ -188,5 +200,5 @@ function documentProblems(statuses: readonly number[]): Record<string, unknown> 
 
 /** @throws ApiError `unauthenticated` */
 export function unauthenticated(detail: string): never {
-  throw new ApiError('unauthenticated', detail, { headers: { 'www-authenticate': 'Bearer' } })
+  throw new ApiError('unauthenticated', detail)
 }

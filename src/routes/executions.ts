@@ -12,11 +12,9 @@ import { ApiError } from '../problems.js'
 import { etag, ifMatchOf, route } from '../route.js'
 import { newKey } from '../store.js'
 import {
-  etagHeader,
   keyParams,
   listAnswers,
   listQuery,
-  locationHeader,
   locationOf,
   resourceRoutes,
   sendPage,
@@ -57,7 +55,7 @@ export function executionRoutes(app: FastifyInstance): void {
     params: keyParams(flows),
     body: executions.create,
     answers: {
-      201: { description: 'Queued.', schema: shown, headers: { ...etagHeader, ...locationHeader } }
+      201: { description: 'Queued.', schema: shown, headers: ['ETag', 'Location'] }
     },
     problems: [409],
     async handler(request, reply, caller) {
@@ -87,7 +85,7 @@ export function executionRoutes(app: FastifyInstance): void {
     },
     params: keyParams(executions),
     body: ExecutionUpdate,
-    answers: { 200: { description: 'Changed.', schema: shown, headers: etagHeader } },
+    answers: { 200: { description: 'Changed.', schema: shown, headers: ['ETag'] } },
     problems: [409, 412],
     async handler(request, reply, caller) {
       const { id } = request.params as { id: string }

@@ -4,7 +4,7 @@ import { FlowFromTemplate, flows } from '../../schemas/flows.js'
 import { templates } from '../../schemas/templates.js'
 import { etag, ifMatchOf, route } from '../route.js'
 import { newKey } from '../store.js'
-import { etagHeader, keyParams, locationHeader, locationOf, resourceRoutes } from './resources.js'
+import { keyParams, locationOf, resourceRoutes } from './resources.js'
 
 const shown = Type.Ref(flows.view.$id as string)
 
@@ -17,7 +17,7 @@ export function flowRoutes(app: FastifyInstance): void {
     role: 'editor',
     operation: { id: 'deployFlow', tag: 'flows', summary: 'Make a flow active' },
     params: keyParams(flows),
-    answers: { 200: { description: 'The active flow.', schema: shown, headers: etagHeader } },
+    answers: { 200: { description: 'The active flow.', schema: shown, headers: ['ETag'] } },
     problems: [412],
     async handler(request, reply, caller) {
       const { id } = request.params as { id: string }
@@ -40,7 +40,7 @@ export function flowRoutes(app: FastifyInstance): void {
     params: keyParams(templates),
     body: FlowFromTemplate,
     answers: {
-      201: { description: 'Created.', schema: shown, headers: { ...etagHeader, ...locationHeader } }
+      201: { description: 'Created.', schema: shown, headers: ['ETag', 'Location'] }
     },
     problems: [409],
     async handler(request, reply, caller) {

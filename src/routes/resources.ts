@@ -2,6 +2,7 @@ import { type TObject, type TProperties, type TSchema, Type } from '@sinclair/ty
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { NewRow, Page, Query, Stored, Values } from '../../adapters/storage/port.js'
 import { Timestamp } from '../../schemas/fields.js'
+import { resources } from '../../schemas/registry.js'
 import type { AnyResource, Column } from '../../schemas/resource.js'
 import { type Caller, etag, ifMatchOf, type Operation, route } from '../route.js'
 import { type ChangeOptions, newKey } from '../store.js'
@@ -32,7 +33,7 @@ export function resourceRoutes<R extends AnyResource>(
   resource: R,
   behaviour: Behaviour<R> = {}
 ): void {
-  const { name, singular, key, access } = resource
+  const { name, key, access } = resource
   if (!access) throw new TypeError(`${name} have no routes`)
   const { read, write, operations } = access
   const view = behaviour.view ?? ((row: Stored<R>) => row)
@@ -44,7 +45,7 @@ export function resourceRoutes<R extends AnyResource>(
   const one = describeOne(resource)
 
   function operation(verb: string, summary: string): Operation {
-    return { id: `${verb}${componentName(resource, verb)}`, tag: name, summary }
+    return { id: `${verb}${resource.view.$id}`, tag: name, summary }
   }
 
   function send(reply: FastifyReply, row: Stored<R>, caller: Caller) {
@@ -57,7 +58,11 @@ export function resourceRoutes<R extends AnyResource>(
       method: 'GET',
       url: collection,
       role: read,
-      operation: operation('list', `List ${name}, newest first`),
+      operation: {
+        id: `list${pluralOf(resource.view.$id as string)}`,
+        tag: name,
+        summary: `List ${pluralOf(wordsOf(resource))}, newest first`
+      },
       query: listQuery(resource),
       answers: listAnswers(shown),
       async handler({ query, url }, reply, caller) {
@@ -73,7 +78,9 @@ export function resourceRoutes<R extends AnyResource>(
       role: read,
       operation: operation('get', `Get ${one}`),
       params,
-      answers: { 200: { description: `The ${singular}.`, schema: shown, headers: etagHeader } },
+      answers: {
+        200: { description: `The ${wordsOf(resource)}.`, schema: shown, headers: ['ETag'] }
+      },
       async handler(request, reply, caller) {
         return send(reply, await caller.store.need(resource, keyOf(request, key)), caller)
       }
@@ -90,7 +97,7 @@ export function resourceRoutes<R extends AnyResource>(
         201: {
           description: 'Created.',
           schema: shown,
-          headers: { ...etagHeader, ...locationHeader }
+          headers: ['ETag', 'Location']
         }
       },
       problems: [409, ...(resource.writeOnly.includes('password') ? [422] : [])],
@@ -114,11 +121,11 @@ export function resourceRoutes<R extends AnyResource>(
       params,
       body: resource.replace,
       answers: {
-        200: { description: 'Replaced.', schema: shown, headers: etagHeader },
+        200: { description: 'Replaced.', schema: shown, headers: ['ETag'] },
         201: {
           description: 'Created.',
           schema: shown,
-          headers: { ...etagHeader, ...locationHeader }
+          headers: ['ETag', 'Location']
         }
       },
       problems: [409, 412],
@@ -141,8 +148,12 @@ export function resourceRoutes<R extends AnyResource>(
       operation: operation('update', `Change the given fields of ${one}`),
       params,
       body: resource.update,
-      answers: { 200: { description: 'Changed.', schema: shown, headers: etagHeader } },
-      problems: [409, 412, ...(resource.writeOnly.includes('password') ? [422] : [])],
+      answers: { 200: { description: 'Changed.', schema: shown, headers: ['ETag'] } },
+      problems: [
+        412,
+        ...(canCollide(resource) ? [409] : []),
+        ...(resource.writeOnly.includes('password') ? [422] : [])
+      ],
       async handler(request, reply, caller) {
         const id = keyOf(request, key)
         const options = { ifMatch: ifMatchOf(request) }
@@ -162,7 +173,8 @@ export function resourceRoutes<R extends AnyResource>(
       operation: operation('delete', `Delete ${one}`),
       params,
       answers: { 204: { description: 'Deleted.' } },
-      problems: [409, 412],
+      // A row goes unless others refer to it, or the resource has a say in it.
+      problems: [412, ...(isReferredTo(resource) || behaviour.remove ? [409] : [])],
       async handler(request, reply, caller) {
         const id = keyOf(request, key)
         const options = { ifMatch: ifMatchOf(request) }
@@ -173,13 +185,11 @@ export function resourceRoutes<R extends AnyResource>(
     })
 }
 
-export const etagHeader = { ETag: 'The version, for If-Match.' }
-export const locationHeader = { Location: 'Where the created row is.' }
-
 /** The path parameter that names a row of a resource. */
 export function keyParams(resource: AnyResource): TObject {
   const schema = resource.row.properties[resource.key] as TSchema
-  return Type.Object({ [resource.key]: schema })
+  const description = `The ${resource.key} of the ${wordsOf(resource)}.`
+  return Type.Object({ [resource.key]: { ...schema, description } })
 }
 
 export function locationOf(resource: AnyResource, key: string): string {
@@ -208,27 +218,33 @@ export function listQuery(
         type: 'string',
         enum: ['asc', 'desc'],
         default: 'desc',
-        description: 'desc for newest first.'
+        description: '`desc` for the newest first, `asc` for the oldest.'
       })
     ),
     count: Type.Optional(
       Type.Unsafe<'exact'>({
         type: 'string',
         enum: ['exact'],
-        description: 'Adds X-Total-Count: all rows of the query, whatever the page.'
+        description: '`exact` adds X-Total-Count to the answer.'
       })
     )
   }
   if (resource.period) {
-    properties.since = Type.Optional({ ...Timestamp(), description: `Least ${resource.order}.` })
+    properties.since = Type.Optional({
+      ...Timestamp(),
+      description: `Only rows with \`${resource.order}\` at this time or later.`
+    })
     properties.until = Type.Optional({
       ...Timestamp(),
-      description: `Only rows with ${resource.order} before this.`
+      description: `Only rows with \`${resource.order}\` before this time.`
     })
   }
   for (const field of filters) {
     const { default: _, ...schema } = notNull(resource.row.properties[field] as TSchema)
-    properties[field] = Type.Optional({ ...schema, description: `Only rows with this ${field}.` })
+    properties[field] = Type.Optional({
+      ...schema,
+      description: `Only rows with this \`${field}\`.`
+    })
   }
   return Type.Object(properties, { additionalProperties: false })
 }
@@ -249,12 +265,9 @@ export function listAnswers(shown: TSchema) {
     200: {
       description: 'A page.',
       schema: Type.Array(shown),
-      headers: {
-        Link: 'The address of the next page, as `<…>; rel="next"`; absent on the last.',
-        'X-Total-Count': 'The number of all rows, with `count=exact`.'
-      }
+      headers: ['Link', 'X-Total-Count']
     }
-  }
+  } as const
 }
 
 /** Sends a page as a bare array; where it goes on is in the headers. */
@@ -287,14 +300,27 @@ function keyOf(request: Pick<FastifyRequest, 'params'>, key: string): string {
   return (request.params as Record<string, string>)[key] as string
 }
 
-function describeOne({ singular }: AnyResource): string {
-  const words = singular.replaceAll('_', ' ')
+/** Whether new values of a row can contradict other rows. */
+function canCollide({ unique, references }: AnyResource): boolean {
+  return unique.length > 0 || references.length > 0
+}
+
+/** Whether rows can be in the way of deleting one of these. */
+function isReferredTo({ name }: AnyResource): boolean {
+  return resources.some(({ references }) =>
+    references.some(({ to, onDelete }) => to === name && onDelete === 'restrict')
+  )
+}
+
+function wordsOf({ singular }: AnyResource): string {
+  return singular.replaceAll('_', ' ')
+}
+
+function describeOne(resource: AnyResource): string {
+  const words = wordsOf(resource)
   return `${/^[aeiou]/.test(words) && !words.startsWith('us') ? 'an' : 'a'} ${words}`
 }
 
-function componentName(resource: AnyResource, verb: string): string {
-  const component = resource.view.$id as string
-  return verb === 'list'
-    ? resource.name.charAt(0).toUpperCase() + resource.name.slice(1)
-    : component
+function pluralOf(words: string): string {
+  return `${words.replace(/y$/, 'ie')}s`
 }

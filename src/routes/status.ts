@@ -11,6 +11,7 @@ export function statusRoutes(app: FastifyInstance, storage: Storage, version: st
     url: '/health',
     role: 'anyone',
     operation: { id: 'getHealth', tag: 'status', summary: 'Whether the process is up' },
+    storageless: true,
     answers: { 200: { description: 'It is.', schema: Type.Ref(Health.$id as string) } },
     handler: () => ({ status: 'ok', storage: storage.kind, version })
   })

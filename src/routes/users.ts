@@ -3,7 +3,7 @@ import type { FastifyInstance } from 'fastify'
 import { UserSelfUpdate, users } from '../../schemas/users.js'
 import { type Caller, etag, ifMatchOf, route } from '../route.js'
 import type { UserRow, Users } from '../users.js'
-import { etagHeader, resourceRoutes } from './resources.js'
+import { resourceRoutes } from './resources.js'
 
 const shown = Type.Ref(users.view.$id as string)
 
@@ -13,7 +13,8 @@ export function userRoutes(app: FastifyInstance, accounts: Users): void {
     url: '/users/me',
     role: 'viewer',
     operation: { id: 'getOwnUser', tag: 'users', summary: 'Get yourself' },
-    answers: { 200: { description: 'You.', schema: shown, headers: etagHeader } },
+    answers: { 200: { description: 'You.', schema: shown, headers: ['ETag'] } },
+    problems: [404],
     async handler(_request, reply, caller) {
       const user = await caller.store.need(users, caller.account.id)
       reply.header('etag', etag(user))
@@ -27,7 +28,7 @@ export function userRoutes(app: FastifyInstance, accounts: Users): void {
     role: 'viewer',
     operation: { id: 'updateOwnUser', tag: 'users', summary: 'Change yourself, but for the role' },
     body: UserSelfUpdate,
-    answers: { 200: { description: 'Changed.', schema: shown, headers: etagHeader } },
+    answers: { 200: { description: 'Changed.', schema: shown, headers: ['ETag'] } },
     problems: [404, 409, 412, 422],
     async handler(request, reply, caller) {
       const options = { ifMatch: ifMatchOf(request) }

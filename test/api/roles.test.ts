@@ -1,6 +1,6 @@
-import type { FastifyInstance } from 'fastify'
 import t from 'tap'
 import { type Person, type Send, testApi } from '../support/api.js'
+import { routesOf } from '../support/routes.js'
 import { testStorages } from '../support/storages.js'
 
 /** The status for each kind of caller: anonymous, viewer, editor, admin, and another tenant's admin. */
@@ -110,25 +110,6 @@ const table: Readonly<Record<string, Row>> = {
   'DELETE /api/secrets/:name': { params: { name: 'spare' }, expected: remove },
 
   'GET /api/audit': { expected: forAdmins }
-}
-
-/**
- * The routes that an app really has, documented or not, as `METHOD /path`, read from the tree that
- * the router prints. HEAD goes with GET; Swagger UI is files.
- */
-function routesOf(app: FastifyInstance): string[] {
-  const above: string[] = []
-  const routes = app
-    .printRoutes({ commonPrefix: false })
-    .split('\n')
-    .flatMap((line) => {
-      const [, indent = '', part = '', methods = ''] =
-        /^([│ ]*)[├└]── (\S+) \((.+)\)/.exec(line) ?? []
-      const depth = indent.length / 4
-      above.splice(depth, above.length, part)
-      return methods.split(', ').map((method) => `${method} ${above.join('')}`)
-    })
-  return routes.filter((route) => !/^$|^HEAD|^ | \/api\/docs/.test(route))
 }
 
 let count = 0

@@ -13,6 +13,7 @@ import type { Role } from '../../schemas/resource.js'
 import { buildApp } from '../../src/app.js'
 import { readEnvironment } from '../../src/configuration.js'
 import { createKeyring, type Keyring } from '../../src/encryption.js'
+import { documentOf } from './openapi.js'
 import { type Teardown, testStorages } from './storages.js'
 
 /** Real argon2id at its least cost: what is tested is not how long it takes. */
@@ -77,13 +78,18 @@ export async function testApi(t: Teardown, options: TestApiOptions = {}): Promis
 
   function as(token: string | null): Send {
     const authorization = token === null ? {} : { authorization: `Bearer ${token}` }
-    return (method, url, body, headers = {}) =>
-      app.inject({
+    return async (method, url, body, headers = {}) => {
+      const answer = await app.inject({
         method,
         url: `/api${url}`,
         headers: { ...authorization, ...headers },
         ...(body === undefined ? {} : { payload: body as object })
       })
+      // Every answer that a test gets is held against the document, so that neither can drift.
+      const document = await documentOf(app)
+      document.checkResponse(method, `/api${url}`, answer)
+      return answer
+    }
   }
   const send = as(null)
   let count = 0

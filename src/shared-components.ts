@@ -1,0 +1,102 @@
+import { STATUS_CODES } from 'node:http'
+import type { Problem } from '../schemas/problem.js'
+import { answerHeaders } from './answer-headers.js'
+import { type ProblemCode, problems } from './problems.js'
+
+/** The parts of an OpenAPI document that are rewritten here. */
+interface Document {
+  readonly paths?: Readonly<Record<string, Readonly<Record<string, Operation>> | undefined>>
+  components?: Record<string, unknown>
+}
+interface Operation {
+  parameters?: readonly (Parameter | Reference)[]
+  responses: Record<string, Response | Reference>
+}
+interface Parameter {
+  readonly name: string
+}
+interface Response {
+  readonly description: string
+  readonly headers?: Readonly<Record<string, unknown>>
+  readonly content?: Readonly<Record<string, object>>
+}
+interface Reference {
+  readonly $ref: string
+}
+
+/** Parameters that are the same wherever they occur. */
+const sharedParameters = ['limit', 'cursor', 'order', 'count', 'If-Match']
+
+/**
+ * Names what many operations have in common: headers, the parameters of every list, and a problem
+ * for each status. Schemas have names of their own; these the plugin would write out each time.
+ */
+export function shareComponents(document: Document): void {
+  const parameters: Record<string, unknown> = {}
+  const responses: Record<string, unknown> = {}
+  for (const operation of operationsOf(document)) {
+    if (operation.parameters) operation.parameters = operation.parameters.map(shareParameter)
+    for (const [status, response] of Object.entries(operation.responses))
+      operation.responses[status] = shareResponse(Number(status), response as Response)
+  }
+  document.components = { ...document.components, headers: answerHeaders, parameters, responses }
+
+  function shareParameter(parameter: Parameter | Reference): Parameter | Reference {
+    const { name } = parameter as Parameter
+    if (!sharedParameters.includes(name)) return parameter
+    const component = pascalCase(name)
+    parameters[component] = parameter
+    return { $ref: `#/components/parameters/${component}` }
+  }
+
+  function shareResponse(status: number, response: Response): Response | Reference {
+    if (status < 400) return withHeaders(response, ['X-Request-Id'])
+    const component = pascalCase(STATUS_CODES[status] as string)
+    responses[component] ??= withExamples(
+      withHeaders(response, ['X-Request-Id', ...headersOfProblem(status)]),
+      status
+    )
+    return { $ref: `#/components/responses/${component}` }
+  }
+}
+
+function operationsOf({ paths = {} }: Document): Operation[] {
+  return Object.values(paths).flatMap((item) => Object.values(item ?? {}))
+}
+
+function withHeaders(response: Response, more: readonly string[]): Response {
+  const names = [...Object.keys(response.headers ?? {}), ...more]
+  const headers = names.map((name) => [name, { $ref: `#/components/headers/${name}` }])
+  return { ...response, headers: Object.fromEntries(headers) }
+}
+
+function headersOfProblem(status: number): string[] {
+  if (status === 401) return ['WWW-Authenticate']
+  return status === 429 || status === 503 ? ['Retry-After'] : []
+}
+
+/** Each code that an answer of the status can carry, so that the document lists them all. */
+function withExamples(response: Response, status: number): Response {
+  const codes = (Object.keys(problems) as ProblemCode[]).filter(
+    (code) => problems[code].status === status
+  )
+  const examples = Object.fromEntries(codes.map((code) => [code, exampleOf(code)]))
+  const content = Object.entries(response.content ?? {}).map(([type, media]) => [
+    type,
+    { ...media, examples }
+  ])
+  return { ...response, content: Object.fromEntries(content) }
+}
+
+function exampleOf(code: ProblemCode): { summary: string; value: Problem } {
+  const { status, title, example } = problems[code]
+  const request_id = answerHeaders['X-Request-Id'].example
+  const value = { type: `urn:problem:${code}`, title, status, detail: example, code, request_id }
+  if (code !== 'validation_failed') return { summary: title, value }
+  const errors = [{ in: 'body' as const, pointer: '/name', detail: 'is required' }]
+  return { summary: title, value: { ...value, errors } }
+}
+
+function pascalCase(name: string): string {
+  return name.replace(/(?:^|[^A-Za-z]+)([A-Za-z])/g, (_, letter: string) => letter.toUpperCase())
+}

@@ -1,0 +1,252 @@
+import { randomBytes } from 'node:crypto'
+import type { LightMyRequestResponse } from 'fastify'
+import t from 'tap'
+import { openLocalIdentity } from '../../adapters/identity/local.js'
+import { AccountError, type Identity } from '../../adapters/identity/port.js'
+import { StorageError } from '../../adapters/storage/errors.js'
+import type { Storage } from '../../adapters/storage/port.js'
+import { cheapHasher, type Send, testApi } from '../support/api.js'
+import { type ApiDocument, type DocumentedOperation, documentOf } from '../support/openapi.js'
+import {
+  createWorld,
+  refusedPassword,
+  type SampleRequest,
+  samples,
+  type World
+} from '../support/sample-requests.js'
+import { testStorages } from '../support/storages.js'
+import { broken, type TroubledStorage, troubledStorage } from '../support/troubled-storage.js'
+
+/** Every answer to every request of these tests is held against the document, by `testApi`. */
+t.test('every operation answers as documented, whatever the answer', async (t) => {
+  const troubled = troubledStorage(await openMemoryStorage(t))
+  const identity = await choosyIdentity(troubled.storage)
+  const env = { BODY_LIMIT: '4096' }
+  const api = await testApi(t, { storage: troubled.storage, identity, env })
+  const limited = await testApi(t, { env: { AUTH_RATE_LIMIT_PER_MINUTE: '1' } })
+  const closed = await testApi(t, { env: { REGISTRATION: 'closed' } })
+  const document = await documentOf(api.app)
+
+  for (const documented of document.operations) {
+    const { operationId, responses } = documented.operation
+    await t.test(operationId, async (t) => {
+      const sample = samples[operationId]
+      if (!sample) throw new Error(`Add requests of ${operationId} to sample-requests.ts`)
+      const seen = new Set<number>()
+
+      async function expect(
+        status: number,
+        what: string,
+        answer: Promise<LightMyRequestResponse>
+      ): Promise<void> {
+        const { statusCode, body } = await answer
+        t.equal(statusCode, status, `${status} ${what}: ${body.slice(0, 300)}`)
+        seen.add(statusCode)
+      }
+
+      for (const status of Object.keys(sample(await createWorld(api))).map(Number)) {
+        const world = await createWorld(api)
+        const request = sample(world)[status] as SampleRequest
+        await request.before?.(world)
+        const answer = troubled.trouble(request.storage ?? {}, () =>
+          world.admin.send(documented.method as 'GET', request.url, request.body, request.headers)
+        )
+        await expect(status, 'sample', answer)
+      }
+
+      const world = await createWorld(api)
+      const request = successOf(sample(world))
+      for (const [status, what, answer] of failures(document, documented, request, world, troubled))
+        await expect(status, what, answer())
+
+      if (responses[429]) {
+        const twice = { ...request, headers: {} }
+        await sendSample(limited.send, documented, twice)
+        await expect(429, 'too often', sendSample(limited.send, documented, twice))
+      }
+      if (operationId === 'register')
+        await expect(403, 'closed', sendSample(closed.send, documented, request))
+
+      t.strictSame([...seen].sort(byNumber), Object.keys(responses).map(Number).sort(byNumber), {
+        message: 'every documented status was answered'
+      })
+    })
+  }
+
+  t.strictSame(
+    Object.keys(samples).sort(),
+    document.operations.map(({ operation }) => operation.operationId).sort(),
+    'the samples are of documented operations'
+  )
+})
+
+t.test('an answer that the document does not know fails', async (t) => {
+  const { app, send } = await testApi(t)
+  const document = await documentOf(app)
+  const health = await send('GET', '/health')
+  document.checkResponse('GET', '/api/health', health)
+  const check = (change: object, url = '/api/health', method = 'GET') => {
+    const changed = { ...health, headers: { ...health.headers }, json: () => health.json() }
+    document.checkResponse(method, url, Object.assign(changed, change) as LightMyRequestResponse)
+  }
+  const { headers } = health
+  t.throws(() => check({ statusCode: 418 }), /status is not documented/)
+  t.throws(() => check({ json: () => ({ status: 'ok' }) }), /must have required property/)
+  t.throws(() => check({ json: () => ({ ...health.json(), x: 1 }) }), /additional properties/)
+  t.throws(() => check({ headers: { ...headers, etag: '"1"' } }), /ETag is not documented/)
+  t.throws(() => check({ headers: {} }), /X-Request-Id is missing/)
+  t.throws(
+    () => check({ headers: { ...headers, 'content-type': 'text/html' } }),
+    /content type text\/html is not documented/
+  )
+  t.throws(() => check({}, '/api/nothing'), /no operation is documented/)
+  t.throws(() => check({}, '/api/health', 'POST'), /no operation is documented/)
+})
+
+t.test('a problem outside of every operation is as documented too', async (t) => {
+  const { send } = await testApi(t)
+  t.equal((await send('GET', '/nowhere')).statusCode, 404)
+  t.equal((await send('POST', '/health')).statusCode, 404)
+  t.equal((await send('GET', '/%zz')).statusCode, 400)
+})
+
+t.test('an unknown outcome is not to be repeated blindly, so no Retry-After', async (t) => {
+  const troubled = troubledStorage(await openMemoryStorage(t))
+  const api = await testApi(t, { storage: troubled.storage })
+  const { send } = await api.register()
+  const answer = (code: 'unavailable' | 'outcome_unknown') =>
+    troubled.trouble(
+      broken(() => new StorageError(code)),
+      () => send('POST', '/flows', { name: 'F' })
+    )
+  const unavailable = await answer('unavailable')
+  t.equal(unavailable.headers['retry-after'], '1')
+  const unknown = await answer('outcome_unknown')
+  t.equal(unknown.statusCode, 503)
+  t.equal(unknown.headers['retry-after'], undefined)
+})
+
+type Failure = readonly [number, string, () => Promise<LightMyRequestResponse>]
+
+/** What any request of an operation can meet with, by its method, path and role. */
+function failures(
+  document: ApiDocument,
+  documented: DocumentedOperation,
+  request: SampleRequest,
+  { api, admin, viewer }: World,
+  { trouble }: TroubledStorage
+): Failure[] {
+  const { operation, method } = documented
+  const open = operation.security.length === 0
+  const send = open ? api.send : admin.send
+  const { url, body } = request
+  const join = url.includes('?') ? '&' : '?'
+  const json = { 'content-type': 'application/json' }
+
+  function sent(change: Partial<SampleRequest>, by: Send = send) {
+    return () => sendSample(by, documented, { ...request, ...change })
+  }
+
+  const found: Failure[] = [
+    [400, 'unknown query parameter', sent({ url: `${url}${join}unknown=1` })],
+    [400, 'NUL in the query', sent({ url: `${url}${join}x=%00` })],
+    [
+      500,
+      'fault',
+      () =>
+        trouble(
+          broken(() => new Error('secret cause')),
+          sent({})
+        )
+    ]
+  ]
+  if (operation.responses[503])
+    found.push([
+      503,
+      'storage unavailable',
+      () =>
+        trouble(
+          broken(() => new StorageError('unavailable')),
+          sent({})
+        )
+    ])
+  if (operation.operationId === 'getReadiness') found.splice(2, 1)
+  if (!open)
+    found.push([401, 'no token', sent({}, api.send)], [401, 'a bad token', sent({}, api.as('bad'))])
+  if (operation.responses[403] && !open) found.push([403, 'viewer', sent({}, viewer.send)])
+  if (documented.path.includes('{'))
+    found.push(
+      [400, 'NUL in the path', sent({ url: withKey(documented, '%00') })],
+      [400, 'bad key', sent({ url: withKey(documented, '%20') })],
+      [400, 'endless key', sent({ url: withKey(documented, 'x'.repeat(4000)) })]
+    )
+  if (method !== 'GET')
+    found.push(
+      [413, 'large body', sent({ body: { x: 'x'.repeat(5000) } })],
+      [415, 'text', sent({ body: 'text', headers: { 'content-type': 'text/plain' } })],
+      [400, 'malformed JSON', sent({ body: '{"a":', headers: json })]
+    )
+  if (operation.requestBody)
+    found.push(
+      [400, 'empty JSON', sent({ body: '', headers: json })],
+      [400, 'no body', sent({ body: undefined })],
+      [400, 'array', sent({ body: [] })],
+      [400, 'unknown field', sent({ body: { ...(body as object), unknown: 1 } })],
+      [400, 'NUL', sent({ body: { name: '\0' } })],
+      [400, '__proto__', sent({ body: '{"__proto__":{"role":"admin"}}', headers: json })]
+    )
+  if (operation.parameters?.some((each) => document.resolve(each).name === 'cursor'))
+    found.push(
+      [400, 'cursor', sent({ url: `${url}&cursor=none` })],
+      [400, 'limit', sent({ url: url.replace('limit=1', 'limit=0') })],
+      [400, 'limit', sent({ url: url.replace('limit=1', 'limit=many') })],
+      [400, 'order', sent({ url: `${url}&order=up` })]
+    )
+  return found
+}
+
+function sendSample(
+  send: Send,
+  { method }: DocumentedOperation,
+  { url, body, headers }: SampleRequest
+): Promise<LightMyRequestResponse> {
+  return send(method as 'GET', url, body, headers)
+}
+
+function successOf(sample: Readonly<Record<number, SampleRequest>>): SampleRequest {
+  return sample[Math.min(...Object.keys(sample).map(Number))] as SampleRequest
+}
+
+/** The operation's address with another key in it. */
+function withKey({ path }: DocumentedOperation, key: string): string {
+  return path.replace('/api', '').replace(/\{[^}]+\}/, key)
+}
+
+function byNumber(a: number, b: number): number {
+  return a - b
+}
+
+function openMemoryStorage(t: Parameters<typeof testApi>[0]): Promise<Storage> {
+  return (testStorages[0] as (typeof testStorages)[0]).open(t)
+}
+
+/** Signs in like the local one, and refuses a password, as providers with rules of their own do. */
+async function choosyIdentity(storage: Storage): Promise<Identity> {
+  const secret = randomBytes(32).toString('base64')
+  const identity = await openLocalIdentity({ storage, secret, hasher: cheapHasher })
+  const assertAccepted = (password?: string) => {
+    if (password === refusedPassword)
+      throw new AccountError('password_refused', 'The provider refused the password.')
+  }
+  return {
+    ...identity,
+    async createAccount(account) {
+      assertAccepted(account.password)
+      return identity.createAccount(account)
+    },
+    async updateAccount(user, change) {
+      assertAccepted(change.password)
+      return identity.updateAccount(user, change)
+    }
+  }
+}

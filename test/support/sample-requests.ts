@@ -1,0 +1,281 @@
+import { ACROSS_TENANTS, type Storage, type TenantId } from '../../adapters/storage/port.js'
+import { users } from '../../schemas/users.js'
+import type { Person, TestApi } from './api.js'
+import { brokenCommit } from './troubled-storage.js'
+
+/** A tenant with a row of everything. */
+export interface World {
+  readonly api: TestApi
+  readonly admin: Person
+  readonly viewer: Person
+  /** A second admin, so that the first can go. */
+  readonly other: Person
+  readonly execution: string
+}
+
+export interface SampleRequest {
+  readonly url: string
+  readonly body?: unknown
+  readonly headers?: Readonly<Record<string, string>>
+  readonly before?: (world: World) => Promise<unknown>
+  /** Takes the place of the storage's verbs while the request is answered. */
+  readonly storage?: Partial<Storage>
+}
+
+/** What a request of an operation must be to be answered with each status. */
+export type Sample = (world: World) => Readonly<Record<number, SampleRequest>>
+
+export async function createWorld(api: TestApi): Promise<World> {
+  const admin = await api.register()
+  const viewer = await api.person(admin, 'viewer')
+  const other = await api.person(admin, 'admin')
+  const { send } = admin
+  await send('PUT', '/templates/t', { name: 'T', definition: { steps: [] } })
+  await send('PUT', '/flows/f', { name: 'F', template_id: 't' })
+  await send('PUT', '/connections/c', { provider: 'p', category: 'c', account: 'a' })
+  await send('PUT', '/secrets/S', { value: 'hidden' })
+  const execution = await send('POST', '/flows/f/executions', { input: { a: 1 } })
+  return { api, admin, viewer, other, execution: execution.json().id }
+}
+
+const nobody = '019b76da-a800-7000-8000-00000000dead'
+const lateVersion = { 'if-match': '"999999"' }
+export const refusedPassword = 'refused by the provider'
+
+const taken = (resource: string, key: string, field: string) =>
+  brokenCommit('conflict', { resource, key, fields: [field] })
+
+/**
+ * What is particular about each operation: the requests that succeed, and those that fail for a
+ * reason of its own. What follows from the method, the role or the path is not repeated here.
+ */
+export const samples: Readonly<Record<string, Sample>> = {
+  getHealth: () => ({ 200: { url: '/health' } }),
+  getReadiness: () => ({
+    200: { url: '/ready' },
+    // Whatever fails in the storage is 503: only an answer that makes no sense is a fault.
+    500: { url: '/ready', storage: { ping: async () => ({ migration: Symbol() as never }) } }
+  }),
+
+  register: ({ admin }) => {
+    const body = { tenant_name: 'New', name: 'N', email: 'n@example.com', password: 'long enough' }
+    return {
+      201: { url: '/auth/register', body: { ...body, email: `new-${admin.email}` } },
+      409: { url: '/auth/register', body: { ...body, email: admin.email } },
+      422: { url: '/auth/register', body: { ...body, password: refusedPassword } }
+    }
+  },
+  login: ({ admin: { email, password } }) => ({
+    200: { url: '/auth/login', body: { email, password } },
+    401: { url: '/auth/login', body: { email, password: 'wrong' } }
+  }),
+  refresh: ({ admin }) => ({
+    200: { url: '/auth/refresh', body: { refresh_token: admin.refreshToken } },
+    401: { url: '/auth/refresh', body: { refresh_token: 'not one of ours' } }
+  }),
+  logout: () => ({ 204: { url: '/auth/logout' } }),
+  getSignedInUser: () => ({
+    200: { url: '/auth/me' },
+    404: { url: '/auth/me', before: removeBehindTheBack }
+  }),
+
+  getOwnUser: () => ({
+    200: { url: '/users/me' },
+    404: { url: '/users/me', before: removeBehindTheBack }
+  }),
+  updateOwnUser: ({ other }) => ({
+    200: { url: '/users/me', body: { name: 'Renamed' } },
+    404: { url: '/users/me', body: { name: 'Renamed' }, before: removeBehindTheBack },
+    409: { url: '/users/me', body: { email: other.email } },
+    412: { url: '/users/me', body: { name: 'Late' }, headers: lateVersion },
+    422: { url: '/users/me', body: { password: refusedPassword } }
+  }),
+  listUsers: () => pages('/users'),
+  createUser: ({ admin }) => {
+    const body = { email: 'u@example.com', name: 'U', password: 'long enough', role: 'editor' }
+    return {
+      201: { url: '/users', body: { ...body, email: `u-${admin.email}` } },
+      409: { url: '/users', body: { ...body, email: admin.email } },
+      422: { url: '/users', body: { ...body, password: refusedPassword } }
+    }
+  },
+  getUser: ({ viewer }) => ({
+    200: { url: `/users/${viewer.id}` },
+    404: { url: `/users/${nobody}` }
+  }),
+  updateUser: ({ viewer, admin }) => ({
+    200: { url: `/users/${viewer.id}`, body: { name: 'Renamed' } },
+    404: { url: `/users/${nobody}`, body: { name: 'Renamed' } },
+    409: { url: `/users/${viewer.id}`, body: { email: admin.email } },
+    412: { url: `/users/${viewer.id}`, body: { name: 'Late' }, headers: lateVersion },
+    422: { url: `/users/${viewer.id}`, body: { password: refusedPassword } }
+  }),
+  deleteUser: ({ admin, other, viewer }) => ({
+    204: { url: `/users/${viewer.id}` },
+    404: { url: `/users/${nobody}` },
+    409: {
+      url: `/users/${admin.id}`,
+      before: () => admin.send('DELETE', `/users/${other.id}`)
+    },
+    412: { url: `/users/${viewer.id}`, headers: lateVersion }
+  }),
+
+  listTemplates: () => pages('/templates'),
+  createTemplate: () => ({
+    201: { url: '/templates', body: { name: 'New', description: 'D' } },
+    409: { url: '/templates', body: { id: 't', name: 'Taken' } }
+  }),
+  getTemplate: () => ({ 200: { url: '/templates/t' }, 404: { url: '/templates/absent' } }),
+  replaceTemplate: () => ({
+    200: { url: '/templates/t', body: { name: 'Replaced' } },
+    201: { url: '/templates/new', body: { name: 'New' } },
+    409: {
+      url: '/templates/fought-over',
+      body: { name: 'New' },
+      storage: taken('templates', 'fought-over', 'id')
+    },
+    412: { url: '/templates/t', body: { name: 'Late' }, headers: lateVersion }
+  }),
+  updateTemplate: () => ({
+    200: { url: '/templates/t', body: { name: 'Renamed' } },
+    404: { url: '/templates/absent', body: { name: 'Renamed' } },
+    412: { url: '/templates/t', body: { name: 'Late' }, headers: lateVersion }
+  }),
+  deleteTemplate: ({ admin }) => ({
+    204: { url: '/templates/t', before: () => admin.send('DELETE', '/flows/f') },
+    404: { url: '/templates/absent' },
+    409: { url: '/templates/t' },
+    412: { url: '/templates/t', headers: lateVersion }
+  }),
+
+  listFlows: () => pages('/flows'),
+  createFlow: () => ({
+    201: { url: '/flows', body: { name: 'New', definition: { steps: [1] } } },
+    409: { url: '/flows', body: { name: 'Orphan', template_id: 'absent' } }
+  }),
+  getFlow: () => ({ 200: { url: '/flows/f' }, 404: { url: '/flows/absent' } }),
+  replaceFlow: () => ({
+    200: { url: '/flows/f', body: { name: 'Replaced' } },
+    201: { url: '/flows/new', body: { name: 'New' } },
+    409: { url: '/flows/f', body: { name: 'Orphan', template_id: 'absent' } },
+    412: { url: '/flows/f', body: { name: 'Late' }, headers: lateVersion }
+  }),
+  updateFlow: () => ({
+    200: { url: '/flows/f', body: { name: 'Renamed' } },
+    404: { url: '/flows/absent', body: { name: 'Renamed' } },
+    409: { url: '/flows/f', body: { template_id: 'absent' } },
+    412: { url: '/flows/f', body: { name: 'Late' }, headers: lateVersion }
+  }),
+  deleteFlow: () => ({
+    204: { url: '/flows/f' },
+    404: { url: '/flows/absent' },
+    412: { url: '/flows/f', headers: lateVersion }
+  }),
+  deployFlow: () => ({
+    200: { url: '/flows/f/deploy' },
+    404: { url: '/flows/absent/deploy' },
+    412: { url: '/flows/f/deploy', headers: lateVersion }
+  }),
+  createFlowFromTemplate: () => ({
+    201: { url: '/templates/t/flows', body: { name: 'New' } },
+    404: { url: '/templates/absent/flows', body: {} },
+    409: { url: '/templates/t/flows', body: { id: 'f' } }
+  }),
+
+  listExecutions: () => pages('/executions'),
+  getExecution: ({ execution }) => ({
+    200: { url: `/executions/${execution}` },
+    404: { url: `/executions/${nobody}` }
+  }),
+  updateExecution: ({ execution }) => ({
+    200: { url: `/executions/${execution}`, body: { status: 'running' } },
+    404: { url: `/executions/${nobody}`, body: { status: 'running' } },
+    409: { url: `/executions/${execution}`, body: { status: 'success' } },
+    412: { url: `/executions/${execution}`, body: { status: 'running' }, headers: lateVersion }
+  }),
+  listExecutionsOfFlow: () => ({
+    ...pages('/flows/f/executions'),
+    404: { url: '/flows/absent/executions' }
+  }),
+  createExecution: () => ({
+    201: { url: '/flows/f/executions', body: { input: [1] } },
+    404: { url: '/flows/absent/executions', body: {} },
+    409: {
+      url: '/flows/f/executions',
+      body: {},
+      storage: brokenCommit('reference_missing', { resource: 'executions', fields: ['flow_id'] })
+    }
+  }),
+
+  listConnections: () => pages('/connections'),
+  createConnection: () => {
+    const body = { provider: 'p', category: 'c', account: 'a' }
+    return {
+      201: { url: '/connections', body },
+      409: { url: '/connections', body: { ...body, id: 'c' } }
+    }
+  },
+  getConnection: () => ({ 200: { url: '/connections/c' }, 404: { url: '/connections/absent' } }),
+  replaceConnection: () => {
+    const body = { provider: 'p', category: 'c', account: 'other' }
+    return {
+      200: { url: '/connections/c', body },
+      201: { url: '/connections/new', body },
+      409: {
+        url: '/connections/fought-over',
+        body,
+        storage: taken('connections', 'fought-over', 'id')
+      },
+      412: { url: '/connections/c', body, headers: lateVersion }
+    }
+  },
+  updateConnection: () => ({
+    200: { url: '/connections/c', body: { status: 'expired' } },
+    404: { url: '/connections/absent', body: { status: 'expired' } },
+    412: { url: '/connections/c', body: { status: 'expired' }, headers: lateVersion }
+  }),
+  deleteConnection: () => ({
+    204: { url: '/connections/c' },
+    404: { url: '/connections/absent' },
+    412: { url: '/connections/c', headers: lateVersion }
+  }),
+
+  listSecrets: () => pages('/secrets'),
+  createSecret: () => ({
+    201: { url: '/secrets', body: { name: 'NEW', value: 'v', expires_at: null } },
+    409: { url: '/secrets', body: { name: 'S', value: 'v' } }
+  }),
+  getSecret: () => ({ 200: { url: '/secrets/S' }, 404: { url: '/secrets/ABSENT' } }),
+  replaceSecret: () => ({
+    200: { url: '/secrets/S', body: { value: 'other' } },
+    201: { url: '/secrets/NEW', body: { value: 'v', expires_at: '2027-01-31T00:00:00.000Z' } },
+    409: {
+      url: '/secrets/FOUGHT_OVER',
+      body: { value: 'v' },
+      storage: taken('secrets', 'FOUGHT_OVER', 'name')
+    },
+    412: { url: '/secrets/S', body: { value: 'v' }, headers: lateVersion }
+  }),
+  deleteSecret: () => ({
+    204: { url: '/secrets/S' },
+    404: { url: '/secrets/ABSENT' },
+    412: { url: '/secrets/S', headers: lateVersion }
+  }),
+
+  listAuditEntries: () => pages('/audit')
+}
+
+/** One row a page and the count, so that an answer has every header that lists can have. */
+function pages(url: string) {
+  return { 200: { url: `${url}?limit=1&count=exact` } }
+}
+
+/** Another process removed the user, so that this one still takes the token. */
+async function removeBehindTheBack({ api, admin }: World): Promise<void> {
+  const { storage } = api
+  const user = await storage.get({ resource: users, tenant: ACROSS_TENANTS }, admin.id)
+  await storage.commit({
+    tenant: user?.tenant_id as TenantId,
+    changes: [{ op: 'delete', resource: users, key: admin.id }]
+  })
+}

@@ -1,0 +1,52 @@
+import { StorageError } from '../../adapters/storage/errors.js'
+import type { Storage } from '../../adapters/storage/port.js'
+
+/** A storage that works until it is told not to. */
+export interface TroubledStorage {
+  readonly storage: Storage
+  /** Has the given verbs take the place of the storage's own while `during` runs. */
+  trouble<T>(verbs: Partial<Storage>, during: () => Promise<T>): Promise<T>
+}
+
+export function troubledStorage(storage: Storage): TroubledStorage {
+  let troubled: Partial<Storage> = {}
+  return {
+    storage: new Proxy(storage, {
+      get: (target, name) => Reflect.get(name in troubled ? troubled : target, name)
+    }),
+
+    async trouble(verbs, during) {
+      troubled = verbs
+      try {
+        return await during()
+      } finally {
+        troubled = {}
+      }
+    }
+  }
+}
+
+/** Every verb fails, and even asking for the kind does. */
+export function broken(error: () => Error): Partial<Storage> {
+  const fail = async (): Promise<never> => {
+    throw error()
+  }
+  return {
+    get kind(): string {
+      throw error()
+    },
+    get: fail,
+    list: fail,
+    commit: fail,
+    ping: fail
+  }
+}
+
+/** Reads work, and every commit fails. */
+export function brokenCommit(...error: ConstructorParameters<typeof StorageError>) {
+  return {
+    commit: async (): Promise<never> => {
+      throw new StorageError(...error)
+    }
+  } satisfies Partial<Storage>
+}
