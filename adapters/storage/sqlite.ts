@@ -40,8 +40,7 @@ const RETRY_MS = 20
  * fsync, with a savepoint each.
  */
 export function openSqlite(options: SqliteOptions): Driver {
-  const db = openDatabase(options)
-  const migration = migrate(db)
+  const { db, migration } = openDatabase(options)
   const tables = new Map(resources.map((resource) => [resource.name, createTable(db, resource)]))
   const readVersion = db.prepare('select value from row_version').pluck()
   const writeVersion = db.prepare('update row_version set value = ?')
@@ -72,6 +71,7 @@ export function openSqlite(options: SqliteOptions): Driver {
   /** One transaction for all; null where another process holds the write lock. */
   function runGroup(members: readonly Member[]): Outcome[] | null {
     try {
+      endTransaction()
       db.exec('begin immediate')
       let version = readVersion.get() as number
       const nextVersion = () => ++version
@@ -81,11 +81,27 @@ export function openSqlite(options: SqliteOptions): Driver {
       return outcomes
     } catch (error) {
       // SQLite rolls back by itself on some errors, SQLITE_FULL among them.
-      if (db.inTransaction) db.exec('rollback')
-      else if (codeOf(error).startsWith('SQLITE_BUSY')) return null
+      if (!db.inTransaction && codeOf(error).startsWith('SQLITE_BUSY')) return null
       const failed = { error: storageError(error) }
+      try {
+        endTransaction()
+      } catch {
+        // Tried again before the next statement. The first error says more.
+      }
       return members.map(() => failed)
     }
+  }
+
+  /** What a failed group left, none may see or store: not a read, and not the next group. */
+  function endTransaction(): void {
+    if (db.inTransaction) db.exec('rollback')
+  }
+
+  function read<T>(work: () => T): T {
+    return guard(() => {
+      endTransaction()
+      return work()
+    })
   }
 
   /** @throws where the whole transaction is gone, so that no member may be answered as stored. */
@@ -109,11 +125,11 @@ export function openSqlite(options: SqliteOptions): Driver {
     kind: 'sqlite',
 
     async get(resource, tenant, key) {
-      return guard(() => tableOf(resource).get(tenant, key))
+      return read(() => tableOf(resource).get(tenant, key))
     },
 
     async page(resource, tenant, query) {
-      return guard(() => tableOf(resource).page(tenant, query))
+      return read(() => tableOf(resource).page(tenant, query))
     },
 
     apply(tenant, changes) {
@@ -125,7 +141,7 @@ export function openSqlite(options: SqliteOptions): Driver {
     },
 
     async ping() {
-      return guard(() => {
+      return read(() => {
         const latest = db.prepare('select max(version) from schema_migrations').pluck().get()
         if (latest !== migration)
           throw new StorageError('schema_outdated', {}, `The database is at migration ${latest}.`)
@@ -161,19 +177,33 @@ function answer(members: readonly Member[], outcomes: readonly Outcome[]): void 
   }
 }
 
-function openDatabase({ path, maxPages }: SqliteOptions): Database.Database {
+/** The connection, and the newest migration of its schema. */
+function openDatabase({ path, maxPages }: SqliteOptions) {
   return guard(() => {
-    mkdirSync(dirname(resolve(path)), { recursive: true })
+    makeFolder(dirname(resolve(path)))
     const db = new Database(path, { timeout: lockTimeoutAtStart })
-    // Must come before the first table; has no effect on a file that has one.
-    db.pragma('auto_vacuum = INCREMENTAL')
-    db.pragma('journal_mode = WAL')
-    db.pragma('synchronous = FULL')
-    db.pragma('foreign_keys = ON')
-    db.pragma('trusted_schema = OFF')
-    if (maxPages !== undefined) db.pragma(`max_page_count = ${maxPages}`)
-    return db
+    try {
+      // Must come before the first table; has no effect on a file that has one.
+      db.pragma('auto_vacuum = INCREMENTAL')
+      db.pragma('journal_mode = WAL')
+      db.pragma('synchronous = FULL')
+      db.pragma('foreign_keys = ON')
+      db.pragma('trusted_schema = OFF')
+      if (maxPages !== undefined) db.pragma(`max_page_count = ${maxPages}`)
+      return { db, migration: migrate(db) }
+    } catch (error) {
+      db.close()
+      throw error
+    }
   })
+}
+
+function makeFolder(folder: string): void {
+  try {
+    mkdirSync(folder, { recursive: true })
+  } catch (cause) {
+    throw new StorageError('unavailable', { cause }, outages.SQLITE_CANTOPEN)
+  }
 }
 
 /** Nothing else runs yet, so the event loop may wait for another process to finish migrating. */
@@ -181,36 +211,34 @@ const lockTimeoutAtStart = 5000
 
 /** Brings the schema to this release and returns its newest migration. */
 function migrate(db: Database.Database): string | null {
-  return guard(() => {
-    db.exec(
-      `create table if not exists schema_migrations (
+  db.exec(
+    `create table if not exists schema_migrations (
          version text primary key, checksum text not null, applied_at text not null
        ) strict`
-    )
-    const known = readMigrations('sqlite')
-    db.transaction(() => {
-      const applied = db
-        .prepare<[], { version: string; checksum: string }>('select * from schema_migrations')
-        .all()
-      const unknown = unknownMigrations(known, applied)
-      if (unknown.length)
-        throw new StorageError(
-          'schema_outdated',
-          {},
-          `The database was migrated by a newer release (${unknown.join(', ')}). Start that release, or use another file.`
-        )
-      for (const { version, sql, checksum } of pendingMigrations(known, applied)) {
-        db.exec(sql)
-        db.prepare('insert into schema_migrations values (?, ?, ?)').run(
-          version,
-          checksum,
-          new Date().toISOString()
-        )
-      }
-    }).immediate()
-    db.pragma(`busy_timeout = ${BUSY_TIMEOUT_MS}`)
-    return known.at(-1)?.version ?? null
-  })
+  )
+  const known = readMigrations('sqlite')
+  db.transaction(() => {
+    const applied = db
+      .prepare<[], { version: string; checksum: string }>('select * from schema_migrations')
+      .all()
+    const unknown = unknownMigrations(known, applied)
+    if (unknown.length)
+      throw new StorageError(
+        'schema_outdated',
+        {},
+        `The database was migrated by a newer release (${unknown.join(', ')}). Start that release, or use another file.`
+      )
+    for (const { version, sql, checksum } of pendingMigrations(known, applied)) {
+      db.exec(sql)
+      db.prepare('insert into schema_migrations values (?, ?, ?)').run(
+        version,
+        checksum,
+        new Date().toISOString()
+      )
+    }
+  }).immediate()
+  db.pragma(`busy_timeout = ${BUSY_TIMEOUT_MS}`)
+  return known.at(-1)?.version ?? null
 }
 
 interface Table {
@@ -221,7 +249,7 @@ interface Table {
 
 /** The statements of one resource, prepared when they are first needed. */
 function createTable(db: Database.Database, resource: AnyResource): Table {
-  const { name, key, scope, order, columns } = resource
+  const { name, key, scope, order, columns, references, unique } = resource
   const coded = columns.filter(({ kind }) => kind === 'json' || kind === 'boolean')
   const ofTenant = scope ? `${scope} = ? and ` : ''
   const statements = new Map<string, Database.Statement<unknown[], SqlRow>>()
@@ -243,6 +271,27 @@ function createTable(db: Database.Database, resource: AnyResource): Table {
 
   function place(tenant: TenantId, rowKey: string): string[] {
     return scope ? [tenant, rowKey] : [rowKey]
+  }
+
+  const indexes = listIndexes(db, resource)
+  // One row has a unique value and few share what they refer to; many may share a status.
+  const selective = [
+    ...unique.flatMap(({ fields }) => (fields.length === 1 ? fields : [])),
+    ...references.map(({ field }) => field),
+    ...resource.filters
+  ]
+
+  function indexFor(filter: DriverQuery['filter']): string {
+    const field = selective.find((each) => filter.has(each))
+    const index = field === undefined ? indexes.all : indexes.byFilter.get(field)
+    return index ? ` indexed by ${index}` : ''
+  }
+
+  function period({ since, until }: Period): Condition[] {
+    const conditions: Condition[] = []
+    if (since !== undefined) conditions.push([`${order} >= ?`, since])
+    if (until !== undefined) conditions.push([`${order} < ?`, until])
+    return conditions
   }
 
   const selectOne = db.prepare<unknown[], SqlRow>(
@@ -288,33 +337,35 @@ function createTable(db: Database.Database, resource: AnyResource): Table {
     },
 
     page(tenant, query) {
-      const where: string[] = []
-      const values: unknown[] = []
-      function require(condition: string, ...given: unknown[]) {
-        where.push(condition)
-        values.push(...given)
-      }
-      if (scope && tenant !== null) require(`${scope} = ?`, tenant)
+      const scoped: Condition[] = scope && tenant !== null ? [[`${scope} = ?`, tenant]] : []
       for (const [field, value] of query.filter) {
         const column = columns.find((each) => each.name === field) as Column
-        require(`${field} is ?`, encodeValue(column, value))
+        scoped.push([`${field} is ?`, encodeValue(column, value)])
       }
-      if (query.since !== undefined) require(`${order} >= ?`, query.since)
-      if (query.until !== undefined) require(`${order} < ?`, query.until)
+      const from = `from ${name}${tenant === null ? '' : indexFor(query.filter)}`
+      function select<T>(
+        what: string,
+        conditions: Condition[],
+        rest: string,
+        ...values: unknown[]
+      ) {
+        const where = conditions.length
+          ? ` where ${conditions.map(([sql]) => sql).join(' and ')}`
+          : ''
+        const given = conditions.flatMap(([, ...each]) => each)
+        return prepare(`select ${what} ${from}${where}${rest}`).all(...given, ...values) as T[]
+      }
 
-      const total = query.count
-        ? prepare(`select count(*) as total from ${name}${conditions(where)}`).get(...values)
-        : undefined
-
-      const [direction, beyond] = query.order === 'asc' ? ['asc', '>'] : ['desc', '<']
-      if (query.after)
-        require(`(${order}, ${key}) ${beyond} (?, ?)`, query.after.at, query.after.key)
-      const rows = prepare(
-        `select * from ${name}${conditions(where)} order by ${order} ${direction}, ${key} ${direction} limit ?`
-      )
-        .all(...values, query.limit)
-        .map(decode)
-      return total ? { rows, total: total.total as number } : { rows }
+      const [total] = query.count
+        ? select<{ total: number }>('count(*) as total', [...scoped, ...period(query)], '')
+        : []
+      const { order: direction, after } = query
+      const beyond = direction === 'asc' ? '>' : '<'
+      const conditions = [...scoped, ...period(remaining(query))]
+      if (after) conditions.push([`(${order}, ${key}) ${beyond} (?, ?)`, after.at, after.key])
+      const inOrder = ` order by ${order} ${direction}, ${key} ${direction} limit ?`
+      const rows = select<SqlRow>('*', conditions, inOrder, query.limit).map(decode)
+      return total ? { rows, ...total } : { rows }
     },
 
     apply(tenant, change, nextVersion) {
@@ -340,8 +391,40 @@ function createTable(db: Database.Database, resource: AnyResource): Table {
   }
 }
 
-function conditions(where: readonly string[]): string {
-  return where.length ? ` where ${where.join(' and ')}` : ''
+/** A condition and the values of its parameters. */
+type Condition = [sql: string, ...values: unknown[]]
+
+/**
+ * What is left of the period behind the cursor. SQLite seeks by one bound on each side, and of two
+ * it may take the looser one and read all that lies between.
+ */
+function remaining({ since, until, order, after }: DriverQuery): Period {
+  if (after && order === 'asc')
+    return { since: since && since > after.at ? since : undefined, until }
+  if (after) return { since, until: until && until <= after.at ? until : undefined }
+  return { since, until }
+}
+
+type Period = Pick<DriverQuery, 'since' | 'until'>
+
+/**
+ * For each filterable field, and for none, the index that holds its rows in list order. A query
+ * names its index: where there are no statistics, SQLite prefers one that leaves the filter to be
+ * checked row by row as soon as a period is asked for, too.
+ */
+function listIndexes(db: Database.Database, { name, scope, key, order, filters }: AnyResource) {
+  const byColumns = new Map(
+    db
+      .prepare<[string], { name: string; columns: string }>(
+        `select list.name, group_concat(info.name order by info.seqno) as columns
+         from pragma_index_list(?) as list, pragma_index_info(list.name) as info group by list.name`
+      )
+      .all(name)
+      .map((index) => [index.columns, index.name])
+  )
+  const columnsFor = (...fields: string[]) => [scope, ...fields, order, key].join()
+  const byFilter = new Map(filters.map((field) => [field, byColumns.get(columnsFor(field))]))
+  return { byFilter, all: byColumns.get(columnsFor()) }
 }
 
 function encodeValue({ kind }: Column, value: unknown): unknown {
