@@ -1,0 +1,501 @@
+import { chmod, mkdir, mkdtemp, open, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import Database from 'better-sqlite3'
+import t, { type Test } from 'tap'
+import type { Driver } from '../../adapters/storage/driver.js'
+import { StorageError } from '../../adapters/storage/errors.js'
+import type { Storage, TenantId } from '../../adapters/storage/port.js'
+import { openSqlite, type SqliteOptions } from '../../adapters/storage/sqlite.js'
+import { createStorage } from '../../adapters/storage/storage.js'
+import { templates } from '../../schemas/templates.js'
+import { type Child, runChild, startChild } from '../support/child-process.js'
+import { createTenant } from '../support/stored-samples.js'
+
+const sqliteModule = new URL('../../adapters/storage/sqlite.ts', import.meta.url).href
+
+async function databasePath(t: Test): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'faults-'))
+  t.teardown(() => rm(folder, { recursive: true }))
+  return join(folder, 'app.db')
+}
+
+function openStorage(t: Test, options: SqliteOptions): Storage {
+  return ownStorage(t, openSqlite(options))
+}
+
+function ownStorage(t: Test, driver: Driver): Storage {
+  const storage = createStorage(driver)
+  t.teardown(() => storage.close())
+  return storage
+}
+
+/** A migrated database with one tenant and nothing that holds it open. */
+async function preparedDatabase(t: Test): Promise<{ path: string; tenant: TenantId }> {
+  const path = await databasePath(t)
+  const storage = createStorage(openSqlite({ path }))
+  const tenant = await createTenant(storage)
+  await storage.close()
+  return { path, tenant }
+}
+
+/** The driver, and the connection that it made for itself. */
+function openWithConnection(options: SqliteOptions): { driver: Driver; db: Database.Database } {
+  const { exec } = Database.prototype
+  let db: Database.Database | undefined
+  Database.prototype.exec = function (sql) {
+    db = this
+    return exec.call(this, sql)
+  }
+  try {
+    const driver = openSqlite(options)
+    return { driver, db: db as unknown as Database.Database }
+  } finally {
+    Database.prototype.exec = exec
+  }
+}
+
+/** Runs before each statement that the driver gives to `exec`; throws in its place. */
+function interceptExec(db: Database.Database, before: (sql: string) => void): void {
+  const { exec } = Database.prototype
+  db.exec = (sql) => {
+    before(sql)
+    return exec.call(db, sql)
+  }
+}
+
+function sqliteError(code: string): Error {
+  return new Database.SqliteError(`made by the test: ${code}`, code)
+}
+
+function insertTemplate(storage: Storage, tenant: TenantId, id: string, description = '') {
+  const row = { id, name: id, description }
+  return storage.commit({ tenant, changes: [{ op: 'insert', resource: templates, row }] })
+}
+
+async function templateIds(storage: Storage, tenant: TenantId): Promise<string[]> {
+  const { rows } = await storage.list({ resource: templates, tenant }, { limit: 1000 })
+  return rows.map(({ id }) => id).sort()
+}
+
+/** Commits at once; tells which were acknowledged, and asserts why the others were not. */
+async function commitAll(
+  t: Test,
+  storage: Storage,
+  tenant: TenantId,
+  rows: readonly (readonly [id: string, size: number])[]
+): Promise<string[]> {
+  const acknowledged: string[] = []
+  await Promise.all(
+    rows.map(([id, size]) =>
+      insertTemplate(storage, tenant, id, 'x'.repeat(size)).then(
+        () => acknowledged.push(id),
+        (error) => t.match(error, { name: 'StorageError', code: 'unavailable' }, id)
+      )
+    )
+  )
+  return acknowledged.sort()
+}
+
+/** Another process that holds the write lock until it is ended. */
+async function lockElsewhere(t: Test, path: string): Promise<Child> {
+  const program = `
+    const db = new (require('better-sqlite3'))(process.argv[1])
+    db.exec('begin immediate')
+    console.log('locked')
+    setInterval(() => {}, 1000)`
+  const cwd = fileURLToPath(new URL('../..', import.meta.url))
+  const child = startChild(process.execPath, ['-e', program, path], { cwd })
+  t.teardown(() => unlock(child))
+  await child.wrote('locked')
+  return child
+}
+
+async function unlock(child: Child): Promise<void> {
+  child.signal('SIGKILL')
+  await child.ended()
+}
+
+/** Permissions do not bind the superuser, so that a test run by one must step down for a moment. */
+function withoutPrivileges<T>(work: () => T): T {
+  if (process.geteuid?.() !== 0) return work()
+  process.seteuid?.(65_534)
+  try {
+    return work()
+  } finally {
+    process.seteuid?.(0)
+  }
+}
+
+t.test('the file and the connection are set up to lose nothing', async (t) => {
+  const { driver, db } = openWithConnection({ path: await databasePath(t) })
+  t.teardown(() => driver.close())
+  const pragma = (name: string) => db.pragma(name, { simple: true })
+  t.equal(pragma('journal_mode'), 'wal')
+  t.equal(pragma('synchronous'), 2, 'FULL')
+  t.equal(pragma('auto_vacuum'), 2, 'INCREMENTAL')
+  t.equal(pragma('foreign_keys'), 1)
+  t.equal(pragma('trusted_schema'), 0)
+  t.ok((pragma('busy_timeout') as number) < 100, 'a wait for the lock hardly blocks the event loop')
+  const tables = db.pragma('table_list') as { name: string; type: string; strict: number }[]
+  const ours = tables.filter(({ name, type }) => type === 'table' && !name.startsWith('sqlite_'))
+  t.strictSame(
+    ours.filter(({ strict }) => !strict),
+    [],
+    'tables check the types of their columns'
+  )
+})
+
+t.test('commits of one turn share a transaction and are answered after it', async (t) => {
+  const { driver, db } = openWithConnection({ path: await databasePath(t) })
+  const storage = ownStorage(t, driver)
+  const tenant = await createTenant(storage)
+  const events: string[] = []
+  interceptExec(db, (sql) => {
+    if (!/savepoint|release/.test(sql)) events.push(sql)
+  })
+  const ids = Array.from({ length: 20 }, (_, i) => `t${i}`)
+  await Promise.all(
+    ids.map((id) => insertTemplate(storage, tenant, id).then(() => events.push('answered')))
+  )
+  t.strictSame(events, ['begin immediate', 'commit', ...ids.map(() => 'answered')])
+
+  events.length = 0
+  await insertTemplate(storage, tenant, 'later')
+  await insertTemplate(storage, tenant, 'last')
+  t.strictSame(events, ['begin immediate', 'commit', 'begin immediate', 'commit'])
+})
+
+t.test('a commit that fails does not hurt the others of its group', async (t) => {
+  const { driver, db } = openWithConnection({ path: await databasePath(t) })
+  const storage = ownStorage(t, driver)
+  const tenant = await createTenant(storage)
+  let transactions = 0
+  interceptExec(db, (sql) => {
+    if (sql === 'commit') transactions++
+  })
+  const failing = { op: 'delete', resource: templates, key: 'nothing' } as const
+  const row = { id: 'undone', name: 'undone', description: '' }
+  const outcomes = await Promise.allSettled([
+    insertTemplate(storage, tenant, 'a'),
+    storage.commit({ tenant, changes: [{ op: 'insert', resource: templates, row }, failing] }),
+    insertTemplate(storage, tenant, 'a'),
+    insertTemplate(storage, tenant, 'b')
+  ])
+  t.equal(transactions, 1)
+  t.strictSame(
+    outcomes.map((each) => (each.status === 'rejected' ? each.reason.code : 'stored')),
+    ['stored', 'not_found', 'conflict', 'stored']
+  )
+  t.strictSame(await templateIds(storage, tenant), ['a', 'b'])
+})
+
+t.test('a full file in the middle of a group', async (t) => {
+  const { path, tenant } = await preparedDatabase(t)
+  const pages = (await stat(path)).size / 4096
+  const expected: string[] = []
+  let refused = 0
+  // With every room from none to enough, so that each statement of the group is the one to fail.
+  for (let room = 0; room < 24; room++) {
+    const storage = createStorage(openSqlite({ path, maxPages: pages + room }))
+    const group = [1000, 9000, 100, 60_000, 3000].map((size, i) => [`r${room}.${i}`, size] as const)
+    const acknowledged = await commitAll(t, storage, tenant, group)
+    expected.push(...acknowledged)
+    refused += group.length - acknowledged.length
+    t.strictSame(await templateIds(storage, tenant), [...expected].sort(), 'before it is closed')
+    await storage.close()
+    const again = createStorage(openSqlite({ path }))
+    t.strictSame(await templateIds(again, tenant), [...expected].sort(), 'and opened again')
+    await again.close()
+  }
+  t.ok(refused > 0, 'some did not fit')
+  t.ok(expected.length > 0, 'some did')
+})
+
+t.test('a file that is full goes on when there is room', async (t) => {
+  const { path, tenant } = await preparedDatabase(t)
+  const pages = (await stat(path)).size / 4096
+  const storage = openStorage(t, { path, maxPages: pages + 16 })
+  await insertTemplate(storage, tenant, 'first', 'x'.repeat(30_000))
+  await t.rejects(insertTemplate(storage, tenant, 'second', 'x'.repeat(60_000)), {
+    code: 'unavailable',
+    message: /full/,
+    cause: { code: 'SQLITE_FULL' }
+  })
+  const remove = { op: 'delete', resource: templates, key: 'first' } as const
+  await storage.commit({ tenant, changes: [remove] })
+  await insertTemplate(storage, tenant, 'third', 'x'.repeat(30_000))
+  t.strictSame(await templateIds(storage, tenant), ['third'])
+})
+
+t.test('writes that the file system refuses in a group and in COMMIT', async (t) => {
+  const { path, tenant } = await preparedDatabase(t)
+  const program = fileURLToPath(new URL('../support/limited-writer.ts', import.meta.url))
+  const loader = import.meta.resolve('tsx')
+  // 512 bytes each: room for some groups in the write-ahead log, which starts empty.
+  const limit = 'ulimit -f 400 && exec "$0" "$@"'
+  const args = ['-c', limit, process.execPath, '--import', loader, program, path, tenant]
+  const { NODE_OPTIONS: _, ...env } = process.env
+  const output = await runChild('sh', args, { env })
+  const told = (word: string) =>
+    [...output.matchAll(new RegExp(`^${word} (t[\\d.]+)`, 'gm'))].map(([, id]) => id).sort()
+
+  t.match(output, /^commit failed SQLITE_(IOERR|FULL)/m, 'it was COMMIT that failed')
+  t.notMatch(output, /^failed .* (?!unavailable)\w+$/m, 'clearly')
+  t.match(output, /^failed t0.0 unavailable$/m, 'a group that was refused half-way fails whole')
+  t.not(told('stored').length, 0)
+  t.strictSame(told('listed'), told('stored'), 'as the same process sees it')
+  const storage = openStorage(t, { path })
+  t.strictSame(await templateIds(storage, tenant), told('stored'), 'as the next one does')
+})
+
+t.test('a COMMIT that fails and leaves its transaction open', async (t) => {
+  const path = await databasePath(t)
+  const { driver, db } = openWithConnection({ path })
+  const storage = ownStorage(t, driver)
+  const tenant = await createTenant(storage)
+  let fault: string | undefined = 'SQLITE_IOERR_FSYNC'
+  interceptExec(db, (sql) => {
+    if (sql === 'commit' && fault) throw sqliteError(fault)
+  })
+  t.strictSame(
+    await commitAll(t, storage, tenant, [
+      ['a', 1],
+      ['b', 1]
+    ]),
+    []
+  )
+  fault = 'SQLITE_BUSY'
+  t.strictSame(await commitAll(t, storage, tenant, [['c', 1]]), [], 'and is not tried again')
+  fault = undefined
+  t.strictSame(await commitAll(t, storage, tenant, [['d', 1]]), ['d'])
+  const again = openStorage(t, { path })
+  t.strictSame(await templateIds(again, tenant), ['d'])
+})
+
+t.test('a ROLLBACK that fails, too', async (t) => {
+  const path = await databasePath(t)
+  const { driver, db } = openWithConnection({ path })
+  const storage = ownStorage(t, driver)
+  const tenant = await createTenant(storage)
+  let faulty = true
+  interceptExec(db, (sql) => {
+    if (faulty && /^(commit|rollback)$/.test(sql)) throw sqliteError('SQLITE_IOERR')
+  })
+  for (const id of ['a', 'b'])
+    t.strictSame(await commitAll(t, storage, tenant, [[id, 1]]), [], 'each is answered')
+  const unread = { name: 'StorageError', code: 'unavailable' }
+  await t.rejects(templateIds(storage, tenant), unread, 'no read shows what is to be undone')
+  await t.rejects(storage.ping(), unread)
+  faulty = false
+  t.strictSame(await templateIds(storage, tenant), [])
+  t.strictSame(await commitAll(t, storage, tenant, [['c', 1]]), ['c'])
+  const again = openStorage(t, { path })
+  t.strictSame(await templateIds(again, tenant), ['c'])
+})
+
+t.test('a transaction that SQLite ends by itself takes the whole group along', async (t) => {
+  const path = await databasePath(t)
+  const { driver, db } = openWithConnection({ path })
+  const storage = ownStorage(t, driver)
+  const tenant = await createTenant(storage)
+  const { exec } = Database.prototype
+  let members = 0
+  interceptExec(db, (sql) => {
+    if (sql !== 'release member' || ++members !== 2) return
+    exec.call(db, 'rollback')
+    throw sqliteError('SQLITE_IOERR')
+  })
+  const group = ['a', 'b', 'c'].map((id) => [id, 1] as const)
+  t.strictSame(await commitAll(t, storage, tenant, group), [])
+  const again = openStorage(t, { path })
+  t.strictSame(await templateIds(again, tenant), [])
+})
+
+t.test('a write lock of another process is waited for while the event loop runs', async (t) => {
+  const { path, tenant } = await preparedDatabase(t)
+  const storage = openStorage(t, { path, lockTimeout: 60_000 })
+  const other = await lockElsewhere(t, path)
+  let answered = false
+  const commits = ['a', 'b'].map((id) =>
+    insertTemplate(storage, tenant, id).then(() => {
+      answered = true
+    })
+  )
+  for (let turn = 0; turn < 20; turn++) {
+    t.strictSame(await templateIds(storage, tenant), [], 'reads go on')
+    await new Promise((resolve) => setTimeout(resolve, 1))
+  }
+  t.notOk(answered, 'commits wait')
+  await unlock(other)
+  await Promise.all(commits)
+  t.strictSame(await templateIds(storage, tenant), ['a', 'b'])
+})
+
+t.test('a write lock that is held too long', async (t) => {
+  const { path, tenant } = await preparedDatabase(t)
+  const storage = openStorage(t, { path, lockTimeout: 1 })
+  const other = await lockElsewhere(t, path)
+  const outcomes = await Promise.allSettled(
+    ['a', 'b'].map((id) => insertTemplate(storage, tenant, id))
+  )
+  for (const outcome of outcomes)
+    t.match(outcome, { status: 'rejected', reason: { code: 'unavailable', message: /lock/ } })
+  await unlock(other)
+  t.strictSame(await templateIds(storage, tenant), [], 'nothing is stored late')
+  await insertTemplate(storage, tenant, 'c')
+  t.strictSame(await templateIds(storage, tenant), ['c'])
+})
+
+t.test('closing waits for the commits that wait for the lock', async (t) => {
+  const { path, tenant } = await preparedDatabase(t)
+  const storage = openStorage(t, { path, lockTimeout: 60_000 })
+  const other = await lockElsewhere(t, path)
+  const commit = insertTemplate(storage, tenant, 'a')
+  const closed = storage.close()
+  await unlock(other)
+  await Promise.all([commit, closed])
+  t.strictSame(await templateIds(openStorage(t, { path }), tenant), ['a'])
+})
+
+t.test('a read-only file', async (t) => {
+  const { path } = await preparedDatabase(t)
+  await chmod(join(path, '..'), 0o777)
+  await chmod(path, 0o444)
+  t.throws(() => withoutPrivileges(() => openSqlite({ path })), {
+    name: 'StorageError',
+    code: 'unavailable',
+    message: /read-only/,
+    cause: Error
+  })
+})
+
+t.test('a file that is no database', async (t) => {
+  const path = await databasePath(t)
+  await writeFile(path, 'Dear diary, '.repeat(1000))
+  t.throws(() => openSqlite({ path }), { code: 'unavailable', message: /not an SQLite database/ })
+  t.equal(await readFile(path, 'utf8'), 'Dear diary, '.repeat(1000), 'it is left as it was')
+})
+
+t.test('a path that cannot be a file', async (t) => {
+  const path = await databasePath(t)
+  await mkdir(path)
+  t.throws(() => openSqlite({ path }), { code: 'unavailable', message: /cannot be opened/ })
+  await writeFile(join(path, 'file'), '')
+  t.throws(() => openSqlite({ path: join(path, 'file', 'app.db') }), {
+    name: 'StorageError',
+    code: 'unavailable',
+    message: /cannot be opened/
+  })
+})
+
+t.test('a damaged schema', async (t) => {
+  const { path } = await preparedDatabase(t)
+  await overwrite(path, 100, 3900)
+  t.throws(() => openSqlite({ path }), { code: 'unavailable', message: /damaged/ })
+})
+
+t.test('damaged rows', async (t) => {
+  const { path, tenant } = await preparedDatabase(t)
+  const filled = createStorage(openSqlite({ path }))
+  for (let i = 0; i < 40; i++) await insertTemplate(filled, tenant, `t${i}`, 'x'.repeat(5000))
+  await filled.close()
+  const db = new Database(path)
+  const pages = db
+    .prepare<[], number>("select rootpage from sqlite_schema where tbl_name = 'templates'")
+    .pluck()
+    .all()
+  db.close()
+  for (const page of pages) await overwrite(path, (page - 1) * 4096, 4096)
+  const storage = openStorage(t, { path })
+  const damaged = { name: 'StorageError', code: 'unavailable', message: /damaged/ }
+  await t.rejects(templateIds(storage, tenant), damaged, 'list')
+  await t.rejects(storage.get({ resource: templates, tenant }, 't1'), damaged, 'get')
+  await t.rejects(insertTemplate(storage, tenant, 'new'), damaged, 'commit')
+})
+
+async function overwrite(path: string, from: number, length: number): Promise<void> {
+  const file = await open(path, 'r+')
+  await file.write(Buffer.alloc(length, 0xff), 0, length, from)
+  await file.close()
+}
+
+t.test('a migration that was changed after it was applied', async (t) => {
+  const { path } = await preparedDatabase(t)
+  changeSchema(path, "update schema_migrations set checksum = 'another'")
+  t.throws(() => openSqlite({ path }), {
+    name: 'StorageError',
+    code: 'schema_outdated',
+    message: /changed/
+  })
+  assertReleased(t, path)
+})
+
+t.test('a database of a newer release', async (t) => {
+  const { path } = await preparedDatabase(t)
+  const running = openStorage(t, { path })
+  await running.ping()
+  changeSchema(path, "insert into schema_migrations values ('99991231000000_next', 'x', 'now')")
+  await t.rejects(running.ping(), { code: 'schema_outdated' }, 'a running server is not ready')
+  await running.close()
+  t.throws(() => openSqlite({ path }), {
+    name: 'StorageError',
+    code: 'schema_outdated',
+    message: /newer release \(99991231000000_next\)/
+  })
+  assertReleased(t, path)
+})
+
+function changeSchema(path: string, sql: string): void {
+  const db = new Database(path)
+  db.exec(sql)
+  db.close()
+}
+
+/** The journal mode can only be changed where no other connection is open. */
+function assertReleased(t: Test, path: string): void {
+  const db = new Database(path, { timeout: 0 })
+  t.equal(db.pragma('journal_mode = DELETE', { simple: true }), 'delete', 'the file is let go')
+  db.close()
+}
+
+t.test('a migration that fails is not half applied', async (t) => {
+  const path = await databasePath(t)
+  t.throws(() => openSqlite({ path, maxPages: 20 }), { code: 'unavailable', message: /full/ })
+  const db = new Database(path)
+  t.strictSame(
+    db.prepare("select name from sqlite_schema where name = 'tenants'").all(),
+    [],
+    'no table is left behind'
+  )
+  db.close()
+  const storage = openStorage(t, { path })
+  await createTenant(storage)
+})
+
+t.test('two processes may open a new file at once', async (t) => {
+  const path = await databasePath(t)
+  const program = `
+    const { openSqlite } = await import(${JSON.stringify(sqliteModule)})
+    const driver = openSqlite({ path: process.argv[1] })
+    console.log(JSON.stringify(await driver.ping()))
+    await driver.close()`
+  const { NODE_OPTIONS: _, ...env } = process.env
+  const loader = import.meta.resolve('tsx')
+  const args = ['--import', loader, '--input-type=module', '-e', program, path]
+  const outputs = await Promise.all([1, 2, 3].map(() => runChild(process.execPath, args, { env })))
+  const [first] = outputs
+  for (const output of outputs) t.equal(output, first)
+  t.match(first, /migration/)
+})
+
+t.test('an error that is not the storage’s is passed on as it is', async (t) => {
+  const storage = openStorage(t, { path: await databasePath(t) })
+  const tenant = await createTenant(storage)
+  const row = { id: 'nameless', name: null as unknown as string, description: '' }
+  const insert = { op: 'insert', resource: templates, row } as const
+  const error = await storage.commit({ tenant, changes: [insert] }).catch((reason) => reason)
+  t.notOk(error instanceof StorageError, 'a mistake of the caller is no state of the storage')
+  t.match(error, { code: 'SQLITE_CONSTRAINT_NOTNULL' })
+})
