@@ -33,6 +33,34 @@ const tags = [
   { name: 'status', description: 'For monitors and load balancers.' }
 ]
 
+const title = 'Workflow API'
+const description = `\
+Templates, flows and their executions, with the users, connections and secrets they need, for many
+tenants that see nothing of each other.
+
+**Sign in** with \`POST /api/auth/login\`, then send the \`token\` of the answer with each request: the
+Authorize button does that for this page.
+
+**Lists** are arrays, newest first. Where there is more, the \`Link\` header has the address of the
+next page.
+
+**Changes** are safe against others' with \`If-Match\` and the \`ETag\` of what was read.
+
+**Errors** are \`application/problem+json\`: decide by their \`code\`, which is stable.`
+
+/** Strict, but without `upgrade-insecure-requests`, with which the page cannot call plain HTTP. */
+const contentPolicyOfDocs = {
+  'default-src': ["'none'"],
+  'script-src': ["'self'"],
+  'style-src': ["'self'"],
+  // Swagger UI draws its icons from data.
+  'img-src': ["'self'", 'data:'],
+  'connect-src': ["'self'"],
+  'base-uri': ["'none'"],
+  'form-action': ["'none'"],
+  'frame-ancestors': ["'none'"]
+}
+
 /** The OpenAPI document of the routes that are added after this, and Swagger UI to try them. */
 export async function documentation(app: FastifyInstance, version: string): Promise<void> {
   for (const schema of components) app.addSchema(schema)
@@ -42,10 +70,9 @@ export async function documentation(app: FastifyInstance, version: string): Prom
     openapi: {
       openapi: '3.1.0',
       info: {
-        title: 'Workflow API',
+        title,
         version,
-        description:
-          'Users, templates, flows, executions, connections, secrets and an audit log, for one or many tenants.',
+        description,
         license: { name: 'MIT', identifier: 'MIT' }
       },
       servers: [{ url: '/', description: 'This server' }],
@@ -72,8 +99,10 @@ export async function documentation(app: FastifyInstance, version: string): Prom
 
   await app.register(swaggerUi, {
     routePrefix: '/api/docs',
-    staticCSP: true,
-    uiConfig: { persistAuthorization: true, displayRequestDuration: true }
+    theme: { title },
+    staticCSP: contentPolicyOfDocs,
+    // The base layout has no bar to load other documents with, and no inline style in it.
+    uiConfig: { layout: 'BaseLayout', persistAuthorization: true, displayRequestDuration: true }
   })
 
   app.get('/api/openapi.json', { config: { role: 'anyone' }, schema: { hide: true } }, async () =>

@@ -37,6 +37,8 @@ interface Parts<Params extends TObject, Query extends TObject, Body extends TSch
 export interface Answer {
   readonly description: string
   readonly schema?: TSchema
+  /** JSON unless something else is said, such as `text/event-stream`. */
+  readonly mediaType?: string
   /** Beside those that every answer has. */
   readonly headers?: readonly AnswerHeaderName[]
 }
@@ -131,9 +133,9 @@ const noQuery = Type.Object({}, { additionalProperties: false })
 const ifMatchHeader = Type.Object({
   'If-Match': Type.Optional(
     Type.String({
+      // No example: Swagger UI would send it.
       description:
-        'The ETag of the version to change: if there is another by now, the answer is 412.',
-      examples: ['"7"']
+        'The ETag of the version to change, such as `"7"`: if there is another by now, the answer is 412.'
     })
   )
 })

@@ -231,22 +231,29 @@ export function listQuery(
   }
   if (resource.period) {
     properties.since = Type.Optional({
-      ...Timestamp(),
+      ...withoutExamples(Timestamp()),
       description: `Only rows with \`${resource.order}\` at this time or later.`
     })
     properties.until = Type.Optional({
-      ...Timestamp(),
+      ...withoutExamples(Timestamp()),
       description: `Only rows with \`${resource.order}\` before this time.`
     })
   }
   for (const field of filters) {
-    const { default: _, ...schema } = notNull(resource.row.properties[field] as TSchema)
+    const { default: _, ...schema } = withoutExamples(
+      notNull(resource.row.properties[field] as TSchema)
+    )
     properties[field] = Type.Optional({
       ...schema,
       description: `Only rows with this \`${field}\`.`
     })
   }
   return Type.Object(properties, { additionalProperties: false })
+}
+
+/** Swagger UI sends the examples of parameters, and a list would be filtered by all of them. */
+function withoutExamples({ examples: _, ...schema }: TSchema): TSchema {
+  return schema as TSchema
 }
 
 function notNull(schema: TSchema): TSchema {
