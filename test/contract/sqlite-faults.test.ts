@@ -11,6 +11,7 @@ import { openSqlite, type SqliteOptions } from '../../adapters/storage/sqlite.js
 import { createStorage } from '../../adapters/storage/storage.js'
 import { templates } from '../../schemas/templates.js'
 import { type Child, runChild, startChild } from '../support/child-process.js'
+import { openWithConnection } from '../support/sqlite-connection.js'
 import { createTenant } from '../support/stored-samples.js'
 
 const sqliteModule = new URL('../../adapters/storage/sqlite.ts', import.meta.url).href
@@ -38,22 +39,6 @@ async function preparedDatabase(t: Test): Promise<{ path: string; tenant: Tenant
   const tenant = await createTenant(storage)
   await storage.close()
   return { path, tenant }
-}
-
-/** The driver, and the connection that it made for itself. */
-function openWithConnection(options: SqliteOptions): { driver: Driver; db: Database.Database } {
-  const { exec } = Database.prototype
-  let db: Database.Database | undefined
-  Database.prototype.exec = function (sql) {
-    db = this
-    return exec.call(this, sql)
-  }
-  try {
-    const driver = openSqlite(options)
-    return { driver, db: db as unknown as Database.Database }
-  } finally {
-    Database.prototype.exec = exec
-  }
 }
 
 /** Runs before each statement that the driver gives to `exec`; throws in its place. */
