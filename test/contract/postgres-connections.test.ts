@@ -1,0 +1,134 @@
+import { spawnSync } from 'node:child_process'
+import { chown, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import type { TenantId } from '../../adapters/storage/port.js'
+import { openPostgres } from '../../adapters/storage/postgres.js'
+import { createStorage } from '../../adapters/storage/storage.js'
+import { templates } from '../../schemas/templates.js'
+import { runChild, startChild } from '../support/child-process.js'
+import { freePort } from '../support/free-port.js'
+import {
+  type PostgresServer,
+  startPostgres,
+  unprivilegedAccount,
+  withStack
+} from '../support/postgres-stack.js'
+import { assertLoad, createLoadTenant, loadWhile } from '../support/write-load.js'
+
+const isInstalled = (command: string) => !spawnSync(command, ['--version']).error
+const tenant = '019b76da-a800-7000-8000-00000000bbbb' as TenantId
+
+async function temporaryFolder(t: Test): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'postgres-connections-'))
+  t.teardown(() => rm(folder, { recursive: true }))
+  return folder
+}
+
+await withStack(t, startPostgres, async (server) => {
+  t.test(
+    'TLS as the address asks for it',
+    { skip: !isInstalled('openssl') && 'openssl is not installed' },
+    (t) => testTls(t, server)
+  )
+  t.test(
+    'a pooler in transaction mode, which keeps no prepared statements',
+    { skip: !isInstalled('pgbouncer') && 'pgbouncer is not installed' },
+    (t) => testPooler(t, server)
+  )
+})
+
+async function testTls(t: Test, server: PostgresServer) {
+  const folder = await temporaryFolder(t)
+  const [key, certificate] = [join(folder, 'server.key'), join(folder, 'server.crt')]
+  const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost']
+  const request = ['req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', ...subject]
+  await runChild('openssl', [...request, '-keyout', key, '-out', certificate])
+  await installFile(server, 'server.key', await readFile(key, 'utf8'))
+  await installFile(server, 'server.crt', await readFile(certificate, 'utf8'))
+  await server.query('postgres', 'alter system set ssl = on')
+  await server.stop()
+  await server.start()
+
+  const database = await server.createDatabase()
+  const url = server.url(database).replace('127.0.0.1', 'localhost')
+  const encrypted = `select bool_and(ssl) as all from pg_stat_ssl join pg_stat_activity using (pid)
+    where datname = '${database}' and usename = 'app'`
+
+  await t.rejects(openPostgres({ url: `${url}?sslmode=verify-full` }), {
+    code: 'unavailable',
+    message: /self-signed/
+  })
+  for (const parameters of [
+    `sslmode=verify-full&sslrootcert=${certificate}`,
+    'sslmode=no-verify',
+    'uselibpqcompat=true&sslmode=require'
+  ]) {
+    const driver = await openPostgres({ url: `${url}?${parameters}` })
+    t.strictSame(await server.query(database, encrypted), [{ all: true }], parameters)
+    await driver.close()
+  }
+}
+
+/** Writes a file of the data folder, as the account that the server runs as. */
+async function installFile(server: PostgresServer, name: string, text: string): Promise<void> {
+  await server.query(
+    'postgres',
+    `copy (select unnest(string_to_array('${text.trim()}', E'\\n')))
+       to program 'umask 077; cat > ${name}'`
+  )
+}
+
+async function testPooler(t: Test, server: PostgresServer) {
+  const folder = await temporaryFolder(t)
+  const account = await unprivilegedAccount()
+  const port = await freePort()
+  const settings = join(folder, 'pgbouncer.ini')
+  await writeFile(
+    settings,
+    `[databases]
+* = host=127.0.0.1 port=${server.port} user=app
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = ${port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 2
+`
+  )
+  if (account) await chown(folder, account.uid, account.gid)
+  const pooler = startChild('pgbouncer', [settings], { ...account })
+  t.teardown(async () => {
+    pooler.signal('SIGKILL')
+    await pooler.ended()
+  })
+  await pooler.wrote('process up')
+
+  const database = await server.createDatabase()
+  // auth_type any makes everybody the user of the database line.
+  const url = server.url(database).replace(`:${server.port}/`, `:${port}/`)
+  const warnings: string[] = []
+  const onWarning = (message: string) => warnings.push(message)
+
+  for (const preparedStatements of [true, false]) {
+    const storage = createStorage(
+      await openPostgres({ url, poolSize: 8, preparedStatements, onWarning })
+    )
+    const id = preparedStatements ? tenant : ('019b76da-a800-7000-8000-00000000cccc' as TenantId)
+    await createLoadTenant(storage, id)
+    const outcome = await loadWhile(storage, id, async (progress) => {
+      for (let i = 0; i < 10; i++) {
+        await progress(10)
+        const from = { resource: templates, tenant: id }
+        await Promise.all([1, 2, 3, 4].map((limit) => storage.list(from, { limit })))
+      }
+    })
+    t.strictSame([...outcome.refused, ...outcome.unknown], [], 'every commit went through')
+    await assertLoad(t, storage, id, outcome)
+    await storage.close()
+  }
+  t.match(warnings, [/does not keep prepared statements/])
+  t.equal(warnings.length, 1, 'told once, and not where it was known')
+}
