@@ -51,7 +51,8 @@ function expectsBody({ is404, routeOptions }: FastifyRequest): boolean {
 }
 
 function isEmptyObject(value: unknown): boolean {
-  return JSON.stringify(value) === '{}'
+  const isObject = typeof value === 'object' && value !== null && !Array.isArray(value)
+  return isObject && Object.keys(value).length === 0
 }
 
 /** What would be ignored is a mistake to be told, as an unknown field is. */

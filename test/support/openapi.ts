@@ -224,6 +224,8 @@ function isAboutTheApi(url: string): boolean {
 function violationOfNothing(api: ApiDocument, response: LightMyRequestResponse): string | null {
   if (![400, 404].includes(response.statusCode)) return 'no operation is documented'
   if (essence(response) !== 'application/problem+json') return 'it is no problem'
+  // HEAD has none of the body that its headers describe.
+  if (response.raw.req.method === 'HEAD') return null
   return api.violation('/components/schemas/Problem', response.json())
 }
 
