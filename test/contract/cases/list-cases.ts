@@ -389,7 +389,7 @@ async function storeVaried(
   return storeAt(storage, resource, tenant, rows, () => instant(random(5)))
 }
 
-/** Stores rows so that each lists at its instant. */
+/** Stores rows so that each lists at its instant; all at once, so that they may share a group. */
 async function storeAt(
   storage: Storage,
   resource: AnyResource,
@@ -397,16 +397,16 @@ async function storeAt(
   rows: readonly SampleRow[],
   timeOf: (row: SampleRow) => Date
 ): Promise<Stored[]> {
-  const stored: Stored[] = []
-  for (const row of rows) {
-    const at = timeOf(row)
-    const by = writer(resource, tenant, row[resource.key])
-    const moved =
-      resource.order === 'created_at' ? row : { ...row, [resource.order]: at.toISOString() }
-    const [one] = await storage.commit({ tenant: by, changes: [insertOf(resource, moved)], at })
-    stored.push(one as Stored)
-  }
-  return stored
+  return Promise.all(
+    rows.map(async (row) => {
+      const at = timeOf(row)
+      const by = writer(resource, tenant, row[resource.key])
+      const listed = resource.order === 'created_at' ? {} : { [resource.order]: at.toISOString() }
+      const changes = [insertOf(resource, { ...row, ...listed })]
+      const [stored] = await storage.commit({ tenant: by, changes, at })
+      return stored as Stored
+    })
+  )
 }
 
 /** Each filter by each value that occurs and one that does not, and each pair of filters. */
@@ -439,8 +439,7 @@ async function assertStablePages(
     const [stored] = await storeAt(storage, resource, tenant, [row], () => at)
     return stored as Stored
   }
-  let current: Stored[] = []
-  for (let i = 0; i < 16; i++) current.push(await add())
+  let current = await Promise.all(Array.from({ length: 16 }, add))
   const query = { since: instant(base).toISOString(), order, limit: 3 } as const
   let last: Stored | undefined
   for await (const page of walk(storage, resource, scope, query)) {
