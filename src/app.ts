@@ -61,6 +61,8 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     routerOptions: { maxParamLength: 1536 },
     frameworkErrors: (error, request, reply) => void sendError(error, request, reply),
     clientErrorHandler: answerUnreadable,
+    // What comes in before the server has stopped is served: the refusal would be no problem document.
+    return503OnClosing: false,
     schemaController: { compilersFactory: { buildValidator } }
   })
 

@@ -1,4 +1,8 @@
 import { randomBytes } from 'node:crypto'
+import { EventEmitter, once } from 'node:events'
+import { type AddressInfo, connect } from 'node:net'
+import { text } from 'node:stream/consumers'
+import { setImmediate } from 'node:timers/promises'
 import type { LightMyRequestResponse } from 'fastify'
 import t from 'tap'
 import { openLocalIdentity } from '../../adapters/identity/local.js'
@@ -108,6 +112,32 @@ t.test('a problem outside of every operation is as documented too', async (t) =>
   t.equal((await send('GET', '/nowhere')).statusCode, 404)
   t.equal((await send('POST', '/health')).statusCode, 404)
   t.equal((await send('GET', '/%zz')).statusCode, 400)
+})
+
+t.test('a server that stops answers as documented until it has stopped', async (t) => {
+  const troubled = troubledStorage(await openMemoryStorage(t))
+  const { app } = await testApi(t, { storage: troubled.storage })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const socket = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
+  const received = text(socket)
+  const asked = new EventEmitter()
+  const ping = async () => {
+    asked.emit('ping')
+    await once(asked, 'answer')
+    return { migration: null }
+  }
+
+  await troubled.trouble({ ping }, async () => {
+    socket.write('GET /api/ready HTTP/1.1\r\nHost: x\r\n\r\n')
+    await once(asked, 'ping')
+    const closed = app.close()
+    while (app.server.listening) await setImmediate()
+    socket.write('GET /api/health HTTP/1.1\r\nHost: x\r\n\r\n')
+    await once(app.server, 'request')
+    asked.emit('answer')
+    await closed
+  })
+  t.match(await received, /"status":"ready".+HTTP\/1.1 200.+"status":"ok"/s)
 })
 
 t.test('an unknown outcome is not to be repeated blindly, so no Retry-After', async (t) => {
