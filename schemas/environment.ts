@@ -209,3 +209,17 @@ export const Environment = Type.Object({
   })
 })
 export type Environment = Static<typeof Environment>
+
+/** What LLM_PROVIDERS holds. */
+export const LlmProviders = Type.Array(
+  Type.Object(
+    {
+      name: Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$' }),
+      url: Type.String({ pattern: '^https?://' }),
+      key: Type.String({ minLength: 1 }),
+      model: Type.String({ minLength: 1 })
+    },
+    { additionalProperties: false }
+  )
+)
+export type LlmProviders = Static<typeof LlmProviders>

@@ -3,6 +3,7 @@ import { connections } from './connections.js'
 import { encryptionKeys } from './encryption-keys.js'
 import { executions } from './executions.js'
 import { flows } from './flows.js'
+import { llmUsage } from './llm-usage.js'
 import type { AnyResource } from './resource.js'
 import { secrets } from './secrets.js'
 import { sessions } from './sessions.js'
@@ -21,5 +22,6 @@ export const resources: readonly AnyResource[] = [
   connections,
   secrets,
   audit,
+  llmUsage,
   encryptionKeys
 ]

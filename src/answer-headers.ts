@@ -40,6 +40,12 @@ export const answerHeaders = {
     schema: Type.Integer({ minimum: 0 }),
     example: 1234
   },
+  'X-Cache': {
+    description: 'Whether the answer was kept from an earlier request, or shared with another.',
+    required: true,
+    schema: Type.Unsafe<'hit' | 'miss'>({ type: 'string', enum: ['hit', 'miss'] }),
+    example: 'miss'
+  },
   'WWW-Authenticate': {
     description: 'What to sign in with.',
     required: true,

@@ -5,6 +5,7 @@ import rateLimit, { type RateLimitOptions } from '@fastify/rate-limit'
 import fastify, { type FastifyInstance, type FastifyServerOptions, LogController } from 'fastify'
 import type { Redis } from 'ioredis'
 import type { Identity } from '../adapters/identity/port.js'
+import type { LlmProvider } from '../adapters/llm/port.js'
 import type { Storage } from '../adapters/storage/port.js'
 import { audit } from '../schemas/audit.js'
 import { connections } from '../schemas/connections.js'
@@ -18,9 +19,11 @@ import type { Keyring } from './encryption.js'
 import { answerUnreadable, sendError, sendProblem } from './errors.js'
 import { readJsonBodies } from './json-body.js'
 import { ApiError } from './problems.js'
+import { countingStore } from './rate-limit.js'
 import { authRoutes } from './routes/auth.js'
 import { executionRoutes } from './routes/executions.js'
 import { flowRoutes } from './routes/flows.js'
+import { llmRoutes } from './routes/llm.js'
 import { resourceRoutes } from './routes/resources.js'
 import { secretRoutes } from './routes/secrets.js'
 import { statusRoutes } from './routes/status.js'
@@ -43,6 +46,8 @@ export interface AppOptions {
   readonly keyring: Keyring
   /** Shared by the instances that count rate limits together. */
   readonly redis?: Redis
+  /** None by default: the LLM routes then say what to set. */
+  readonly providers?: readonly LlmProvider[]
   /** Standard output at the environment's level by default. */
   readonly logger?: FastifyServerOptions['logger']
 }
@@ -95,7 +100,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   await app.register(rateLimit, {
     global: false,
     enableDraftSpec: true,
-    ...(options.redis ? { redis: options.redis, skipOnError: true } : {}),
+    store: countingStore(options.redis, app.log),
     errorResponseBuilder: (_request, { after }) =>
       new ApiError('rate_limited', `Too many tries from this address. Try again in ${after}.`)
   })
@@ -133,6 +138,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       resourceRoutes(api, connections)
       secretRoutes(api, keyring)
       resourceRoutes(api, audit)
+      llmRoutes(api, { env, storage, providers: options.providers ?? [] })
     },
     { prefix: '/api' }
   )

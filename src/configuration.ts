@@ -1,6 +1,7 @@
 import type { ErrorObject } from 'ajv'
+import type { ProviderSettings } from '../adapters/llm/registry.js'
 import { type StorageEntry, storages } from '../adapters/storage/registry.js'
-import { Environment } from '../schemas/environment.js'
+import { Environment, LlmProviders } from '../schemas/environment.js'
 import { createAjv, describeViolation } from './validator.js'
 
 /** A mistake in the configuration: the message names the variable and is for the operator. */
@@ -32,6 +33,44 @@ export function readEnvironment(source: NodeJS.ProcessEnv): Environment {
   const name = error?.instancePath.slice(1)
   throw new ConfigurationError(
     `${name} ${describeViolation(error as ErrorObject)}. See .env.example.`
+  )
+}
+
+const checkProviders = createAjv({ coerceTypes: false }).compile<LlmProviders>(LlmProviders)
+
+/**
+ * The LLM providers that are configured: `openai`, where it has a key, and those of LLM_PROVIDERS.
+ * @throws ConfigurationError that does not repeat a value: there are keys among them.
+ */
+export function readProviders(env: Environment): ProviderSettings[] {
+  const openai = {
+    name: 'openai',
+    url: env.OPENAI_BASE_URL,
+    key: env.OPENAI_API_KEY ?? '',
+    model: env.OPENAI_DEFAULT_MODEL
+  }
+  const more = parseProviders(env.LLM_PROVIDERS ?? '[]')
+  const providers = openai.key === '' ? more : [openai, ...more]
+  const names = new Set(providers.map(({ name }) => name))
+  if (names.size < providers.length)
+    throw new ConfigurationError('LLM_PROVIDERS has a name twice, or the name openai.')
+  for (const { name, url } of providers)
+    if (!URL.canParse(url)) throw new ConfigurationError(`The URL of LLM provider ${name} is none.`)
+  return providers
+}
+
+function parseProviders(text: string): LlmProviders {
+  let providers: unknown
+  try {
+    providers = JSON.parse(text)
+  } catch {
+    throw new ConfigurationError('LLM_PROVIDERS is not valid JSON. See .env.example.')
+  }
+  if (checkProviders(providers)) return providers
+  const [error] = checkProviders.errors ?? []
+  const where = error?.instancePath || 'as a whole'
+  throw new ConfigurationError(
+    `LLM_PROVIDERS ${where}: ${describeViolation(error as ErrorObject)}. See .env.example.`
   )
 }
 

@@ -4,6 +4,13 @@ import type { FastifyInstance } from 'fastify'
 import { Credentials, RefreshRequest, Registration, SignedIn, Tokens } from '../schemas/auth.js'
 import { ExecutionUpdate } from '../schemas/executions.js'
 import { FlowFromTemplate } from '../schemas/flows.js'
+import {
+  LlmCompletion,
+  LlmRequest,
+  LlmStreamRequest,
+  LlmTokens,
+  LlmUsageTotal
+} from '../schemas/llm.js'
 import { FieldProblem, Problem } from '../schemas/problem.js'
 import { resources } from '../schemas/registry.js'
 import { Health, Readiness } from '../schemas/status.js'
@@ -21,6 +28,11 @@ const components = [
   UserSelfUpdate,
   FlowFromTemplate,
   ExecutionUpdate,
+  LlmRequest,
+  LlmStreamRequest,
+  LlmTokens,
+  LlmCompletion,
+  LlmUsageTotal,
   Health,
   Readiness
 ]
@@ -30,6 +42,7 @@ const tags = [
   ...resources
     .filter(({ access }) => access)
     .map(({ name, description }) => ({ name, description })),
+  { name: 'llm', description: 'Asking language models.' },
   { name: 'status', description: 'For monitors and load balancers.' }
 ]
 

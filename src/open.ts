@@ -1,10 +1,12 @@
 import type { Identity } from '../adapters/identity/port.js'
 import { openIdentity } from '../adapters/identity/registry.js'
+import type { LlmProvider } from '../adapters/llm/port.js'
+import { openProviders } from '../adapters/llm/registry.js'
 import type { Storage } from '../adapters/storage/port.js'
 import { openDriver } from '../adapters/storage/registry.js'
 import { createStorage } from '../adapters/storage/storage.js'
 import type { Environment } from '../schemas/environment.js'
-import { chooseStorage, type StorageChoice } from './configuration.js'
+import { chooseStorage, readProviders, type StorageChoice } from './configuration.js'
 import { verifyKeys } from './encryption.js'
 import { type Keys, loadKeys } from './keys.js'
 
@@ -29,4 +31,12 @@ export async function openBackend(env: Environment): Promise<Opened> {
     await storage.close()
     throw error
   }
+}
+
+/** The LLM providers that the environment names. @throws ConfigurationError */
+export function openLlm(env: Environment): Promise<readonly LlmProvider[]> {
+  return openProviders(readProviders(env), {
+    answerMs: env.LLM_TIMEOUT_MS,
+    silenceMs: env.LLM_SILENCE_MS
+  })
 }

@@ -31,6 +31,11 @@ export const problems = {
     title: 'Bad request',
     example: 'The path is not valid percent-encoded UTF-8.'
   },
+  unknown_provider: {
+    status: 400,
+    title: 'Unknown LLM provider',
+    example: 'There is no provider acme. Known are: openai, local.'
+  },
   unauthenticated: {
     status: 401,
     title: 'Not signed in',
@@ -107,6 +112,12 @@ export const problems = {
     title: 'Body too large',
     example: 'The body is larger than this server accepts.'
   },
+  prompt_too_large: {
+    status: 413,
+    title: 'Prompt too large',
+    example:
+      'The request breaks the rule max_prompt_chars: prompt and system together may have 100000 characters.'
+  },
   unsupported_media_type: {
     status: 415,
     title: 'Unsupported media type',
@@ -117,15 +128,50 @@ export const problems = {
     title: 'Password refused',
     example: 'The password is known from a leak.'
   },
+  banned_term: {
+    status: 422,
+    title: 'Banned term',
+    example: 'The request breaks the rule banned_terms.'
+  },
+  answer_withheld: {
+    status: 422,
+    title: 'Answer withheld',
+    example: 'The answer breaks the rule banned_terms, so it is not passed on.'
+  },
+  provider_refused: {
+    status: 422,
+    title: 'Refused by the LLM provider',
+    example: 'The provider openai refuses the request (context_length_exceeded).'
+  },
   rate_limited: {
     status: 429,
     title: 'Too many requests',
     example: 'Too many tries from this address. Try again in 1 minute.'
   },
+  provider_rate_limited: {
+    status: 429,
+    title: 'LLM provider busy',
+    example: 'The provider openai limits our calls. Try again later.'
+  },
   internal_error: {
     status: 500,
     title: 'Internal error',
     example: 'Something went wrong on our side.'
+  },
+  provider_credentials: {
+    status: 502,
+    title: 'LLM provider refuses our key',
+    example: 'The provider openai does not accept the key of this server. Tell its operator.'
+  },
+  provider_failed: {
+    status: 502,
+    title: 'LLM provider failed',
+    example: 'The provider openai failed to answer.'
+  },
+  provider_unreachable: {
+    status: 502,
+    title: 'LLM provider out of reach',
+    example: 'The provider openai cannot be reached.'
   },
   unavailable: {
     status: 503,
@@ -141,6 +187,17 @@ export const problems = {
     status: 503,
     title: 'Not ready',
     example: 'The storage does not answer as it should.'
+  },
+  llm_not_configured: {
+    status: 503,
+    title: 'No LLM provider',
+    example:
+      'The provider openai is not configured. Set OPENAI_API_KEY, and OPENAI_BASE_URL for a server other than OpenAI.'
+  },
+  provider_timeout: {
+    status: 504,
+    title: 'LLM provider too slow',
+    example: 'The provider openai did not answer in time.'
   }
 } as const satisfies Record<string, { status: number; title: string; example: string }>
 

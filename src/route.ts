@@ -66,8 +66,11 @@ export interface Route<
   readonly answers: Readonly<Record<number, Answer>>
   /** Statuses of problems that the route adds to those that follow from its declaration. */
   readonly problems?: readonly number[]
-  /** Counts against the limit for sign-ins of an address. */
-  readonly limited?: boolean
+  /**
+   * Counts against a limit: that for sign-ins of an address, or one that the function enforces
+   * before the request is read.
+   */
+  readonly limited?: boolean | ((request: FastifyRequest, reply: FastifyReply) => Promise<void>)
   /** Reaches no storage, so that none can fail it. */
   readonly storageless?: boolean
   readonly handler: (
@@ -86,11 +89,14 @@ export function route<
   Query extends TObject = Empty,
   Body extends TSchema = TSchema
 >(app: FastifyInstance, declared: Route<Params, Query, Body, Access>): void {
-  const { method, url, role, operation, params, query, body, handler } = declared
+  const { method, url, role, operation, params, query, body, limited, handler } = declared
   app.route({
     method,
     url,
-    config: { role, ...(declared.limited ? { rateLimit: app.signInLimit } : {}) },
+    config: { role, ...(limited === true ? { rateLimit: app.signInLimit } : {}) },
+    ...(typeof limited === 'function' ? { onRequest: limited } : {}),
+    // HEAD would do all that GET does: for a stream that is not to be had for nothing.
+    exposeHeadRoute: !Object.values(declared.answers).some(({ mediaType }) => mediaType),
     schema: {
       operationId: operation.id,
       tags: [operation.tag],
@@ -144,7 +150,7 @@ interface Guards {
   readonly method: HTTPMethods
   readonly role: Role | 'anyone'
   readonly params?: TObject
-  readonly limited?: boolean
+  readonly limited?: boolean | object
   readonly storageless?: boolean
   readonly problems?: readonly number[]
 }
@@ -164,15 +170,18 @@ function problemsOf(guards: Guards): number[] {
 }
 
 function documentAnswers(answers: Readonly<Record<number, Answer>>): Record<string, unknown> {
-  const documented = Object.entries(answers).map(([status, { description, schema, headers }]) => [
-    status,
-    {
-      description,
-      // What they are is said where the document names its headers.
-      ...(headers ? { headers: Object.fromEntries(headers.map((name) => [name, {}])) } : {}),
-      ...(schema ? { content: { 'application/json': { schema } } } : { type: 'null' })
-    }
-  ])
+  const documented = Object.entries(answers).map(([status, answer]) => {
+    const { description, schema, mediaType = 'application/json', headers } = answer
+    return [
+      status,
+      {
+        description,
+        // What they are is said where the document names its headers.
+        ...(headers ? { headers: Object.fromEntries(headers.map((name) => [name, {}])) } : {}),
+        ...(schema ? { content: { [mediaType]: { schema } } } : { type: 'null' })
+      }
+    ]
+  })
   return Object.fromEntries(documented)
 }
 
@@ -188,7 +197,9 @@ const meanings: Readonly<Record<number, string>> = {
   422: 'It is well-formed but not acceptable.',
   429: 'Too many requests.',
   500: 'A fault of ours.',
-  503: 'The storage cannot be reached.'
+  502: 'The LLM provider failed.',
+  503: 'The storage cannot be reached, or the server is not set up for it.',
+  504: 'The LLM provider did not answer in time.'
 }
 
 function documentProblems(statuses: readonly number[]): Record<string, unknown> {

@@ -5,7 +5,7 @@ import { buildApp } from './app.js'
 import { runCommand } from './command.js'
 import { loadEnvironmentFiles, readEnvironment } from './configuration.js'
 import { demoLogin, seedDemoData } from './demo-data.js'
-import { type Opened, openBackend } from './open.js'
+import { type Opened, openBackend, openLlm } from './open.js'
 import { connectRedis } from './redis.js'
 import { version } from './version.js'
 
@@ -16,6 +16,7 @@ async function main(): Promise<void> {
   loadEnvironmentFiles()
   if (development) process.env.STORAGE ||= 'sqlite'
   const env = readEnvironment(process.env)
+  const providers = await openLlm(env)
   const opened = await openBackend(env)
   const { storage, identity, keys } = opened
   const withDemoData = env.NODE_ENV !== 'production' && (storage.kind === 'memory' || development)
@@ -27,6 +28,7 @@ async function main(): Promise<void> {
     storage,
     identity,
     keyring: keys.keyring,
+    providers,
     ...(redis ? { redis } : {})
   })
   await app.listen({ port: env.PORT, host: env.HOST })
@@ -36,6 +38,7 @@ async function main(): Promise<void> {
   closeWithGrace({ delay: 10_000 }, async ({ err }) => {
     if (err) app.log.error({ err }, 'stopping after an error')
     await app.close()
+    for (const provider of providers) provider.close()
     await storage.close()
     redis?.disconnect()
   })

@@ -109,7 +109,13 @@ const table: Readonly<Record<string, Row>> = {
   },
   'DELETE /api/secrets/:name': { params: { name: 'spare' }, expected: remove },
 
-  'GET /api/audit': { expected: forAdmins }
+  'GET /api/audit': { expected: forAdmins },
+
+  // 503: there is no provider. 400: there is no prompt. Either way, the route was reached.
+  'POST /api/llm/complete': { body: { prompt: 'Hi' }, expected: [401, 403, 503, 503, 503] },
+  'POST /api/llm/stream': { body: { prompt: 'Hi' }, expected: [401, 403, 503, 503, 503] },
+  'GET /api/llm/stream': { expected: [401, 403, 400, 400, 400] },
+  'GET /api/llm/usage': { expected: forAdmins }
 }
 
 let count = 0

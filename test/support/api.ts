@@ -6,13 +6,16 @@ import type {
   InjectOptions,
   LightMyRequestResponse
 } from 'fastify'
+import type { Redis } from 'ioredis'
 import { openLocalIdentity, type PasswordHasher } from '../../adapters/identity/local.js'
 import type { Identity } from '../../adapters/identity/port.js'
+import type { LlmProvider } from '../../adapters/llm/port.js'
 import type { Storage } from '../../adapters/storage/port.js'
 import type { Role } from '../../schemas/resource.js'
 import { buildApp } from '../../src/app.js'
 import { readEnvironment } from '../../src/configuration.js'
 import { createKeyring, type Keyring } from '../../src/encryption.js'
+import { openLlm } from '../../src/open.js'
 import { documentOf } from './openapi.js'
 import { type Teardown, testStorages } from './storages.js'
 
@@ -28,6 +31,9 @@ export interface TestApiOptions {
   readonly hasher?: PasswordHasher
   readonly env?: Readonly<Record<string, string>>
   readonly logger?: FastifyServerOptions['logger']
+  readonly redis?: Redis
+  /** Those of the environment by default. */
+  readonly providers?: readonly LlmProvider[]
 }
 
 /** Sends requests as somebody; `null` sends them as nobody. */
@@ -70,10 +76,23 @@ export async function testApi(t: Teardown, options: TestApiOptions = {}): Promis
   const env = readEnvironment({
     NODE_ENV: 'test',
     AUTH_RATE_LIMIT_PER_MINUTE: '1000000',
+    LLM_LOG_PATH: '/dev/null',
     ...options.env
   })
-  const app = await buildApp({ env, storage, identity, keyring, logger: options.logger ?? false })
-  t.teardown(() => app.close())
+  const providers = options.providers ?? (await openLlm(env))
+  const app = await buildApp({
+    env,
+    storage,
+    identity,
+    keyring,
+    providers,
+    logger: options.logger ?? false,
+    ...(options.redis ? { redis: options.redis } : {})
+  })
+  t.teardown(async () => {
+    await app.close()
+    for (const provider of providers) provider.close()
+  })
   await app.ready()
 
   function as(token: string | null): Send {

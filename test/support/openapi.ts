@@ -212,7 +212,8 @@ function violationOfContent(
   if (!content) return response.body || type ? 'there is content where the document has none' : null
   if (!type || !content[type]) return `the content type ${type} is not documented`
   if (method === 'HEAD' || !/[/+]json$/.test(type)) return null
-  return api.violation(`${pointer}/content/${type.replaceAll('/', '~1')}/schema`, response.json())
+  const value = type.endsWith('json') ? response.json() : response.body
+  return api.violation(`${pointer}/content/${type.replaceAll('/', '~1')}/schema`, value)
 }
 
 /** The document and the page that shows it, which are no operations. */

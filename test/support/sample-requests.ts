@@ -41,6 +41,7 @@ export async function createWorld(api: TestApi): Promise<World> {
 const nobody = '019b76da-a800-7000-8000-00000000dead'
 const lateVersion = { 'if-match': '"999999"' }
 export const refusedPassword = 'refused by the provider'
+export const bannedTerm = 'forbidden'
 
 const taken = (resource: string, key: string, field: string) =>
   brokenCommit('conflict', { resource, key, fields: [field] })
@@ -262,7 +263,44 @@ export const samples: Readonly<Record<string, Sample>> = {
     412: { url: '/secrets/S', headers: lateVersion }
   }),
 
-  listAuditEntries: () => pages('/audit')
+  listAuditEntries: () => pages('/audit'),
+
+  complete: () => ({
+    200: { url: '/llm/complete', body: ask('Hi') },
+    422: { url: '/llm/complete', body: ask('refused') },
+    429: { url: '/llm/complete', body: ask('rate_limited') },
+    500: { url: '/llm/complete', body: ask('fault') },
+    502: { url: '/llm/complete', body: ask('credentials_refused') },
+    503: { url: '/llm/complete', body: { prompt: 'Hi', provider: 'openai' } },
+    504: { url: '/llm/complete', body: ask('timeout') }
+  }),
+  stream: () => ({
+    200: { url: '/llm/stream', body: ask('Hi') },
+    422: { url: '/llm/stream', body: ask(`No ${bannedTerm}!`) },
+    500: { url: '/llm/stream', body: ask('fault') },
+    503: { url: '/llm/stream', body: { prompt: 'Hi', provider: 'openai' } }
+  }),
+  streamByQuery: () => {
+    const url = '/llm/stream?provider=scripted'
+    return {
+      200: { url: `${url}&prompt=Hi` },
+      413: { url: `${url}&prompt=${'long'.repeat(500)}` },
+      422: { url: `${url}&prompt=${bannedTerm}` },
+      500: { url: `${url}&prompt=fault` },
+      503: { url: '/llm/stream?prompt=Hi' }
+    }
+  },
+  getLlmUsage: ({ admin }) => ({
+    200: {
+      url: '/llm/usage?since=2026-01-01&until=2026-12-31',
+      before: () => admin.send('POST', '/llm/complete', ask('Hi'))
+    }
+  })
+}
+
+/** The body of a call of the provider that does what its prompts say. */
+function ask(prompt: string) {
+  return { prompt, provider: 'scripted' }
 }
 
 /** One row a page and the count, so that an answer has every header that lists can have. */

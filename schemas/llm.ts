@@ -1,0 +1,148 @@
+import { type Static, Type } from '@sinclair/typebox'
+import { Nullable, Uuid } from './fields.js'
+import { object } from './resource.js'
+
+/** What the LLM routes take and answer. Names in camel case are those of the OpenAI world. */
+
+const prompt = Type.String({
+  minLength: 1,
+  pattern: '\\S',
+  description: 'What the model is asked.',
+  examples: ['Write a greeting for a new customer.']
+})
+const model = Type.String({
+  // No spaces: a name goes into logs and totals, and must not be a place to put a text.
+  pattern: '^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$',
+  description: "A model of the provider; the provider's default when absent.",
+  examples: ['gpt-4o-mini']
+})
+const temperature = Type.Number({
+  minimum: 0,
+  maximum: 2,
+  description: "How much the answer varies; the provider's default when absent.",
+  examples: [0.7]
+})
+const maxTokens = Type.Integer({
+  minimum: 1,
+  maximum: 1_000_000,
+  description: 'Longest answer, in tokens.',
+  examples: [500]
+})
+const system = Type.String({
+  minLength: 1,
+  description: "Instructions that stand before the prompt; the server's own when absent.",
+  examples: ['Answer in one sentence.']
+})
+const provider = Type.String({
+  minLength: 1,
+  maxLength: 64,
+  default: 'openai',
+  description: 'One of the providers that the server is configured with.',
+  examples: ['openai']
+})
+
+const request = {
+  prompt,
+  model: Type.Optional(model),
+  temperature: Type.Optional(temperature),
+  maxTokens: Type.Optional(maxTokens),
+  system: Type.Optional(system),
+  provider: Type.Optional(provider)
+}
+
+/** The body of POST /llm/stream. */
+export const LlmStreamRequest = object('LlmStreamRequest', request)
+
+/** The query of GET /llm/stream. */
+export const LlmStreamQuery = Type.Object(request, { additionalProperties: false })
+
+/** The body of POST /llm/complete. */
+export const LlmRequest = object('LlmRequest', {
+  ...request,
+  useCache: Type.Optional(
+    Type.Boolean({
+      default: true,
+      description: 'Whether an earlier answer will do, where the server has a cache.',
+      examples: [true]
+    })
+  )
+})
+export type LlmRequest = Static<typeof LlmRequest>
+
+const count = (example: number) => Type.Integer({ minimum: 0, examples: [example] })
+
+export const LlmTokens = object('LlmTokens', {
+  prompt_tokens: count(12),
+  completion_tokens: count(30),
+  total_tokens: count(42)
+})
+export type LlmTokens = Static<typeof LlmTokens>
+
+const usage = Nullable(
+  Type.Unsafe<LlmTokens>(
+    Type.Ref(LlmTokens.$id as string, {
+      description: 'What the provider counted; null where it does not.',
+      examples: LlmTokens.examples as unknown[]
+    })
+  )
+)
+const answer = {
+  content: Type.String({ examples: ['Welcome! It is good to have you here.'] }),
+  model: Type.String({ description: 'The model that answered.', examples: ['gpt-4o-mini'] }),
+  created: Type.Integer({
+    description: 'When, in seconds since 1970, as the provider says.',
+    examples: [1_769_851_800]
+  }),
+  usage
+}
+
+export const LlmCompletion = object('LlmCompletion', answer)
+export type LlmCompletion = Static<typeof LlmCompletion>
+
+/** The data of a stream's events, but for the last. */
+export interface LlmDelta {
+  readonly delta: string
+}
+
+/** The data of a stream's last event. */
+export interface LlmDone extends LlmCompletion {
+  readonly done: true
+}
+
+/** A stream of events, as the OpenAPI document describes it. */
+export const LlmEvents = Type.String({
+  description:
+    'Server-Sent Events. `data` is `{"delta":"…"}` for each piece of the answer and, in the end, ' +
+    '`{"done":true,"content":"…","model":"…","created":0,"usage":{…}}`. What fails after the ' +
+    'headers is an event named `error` whose data is a Problem. Comments (`: ping`) say that the ' +
+    'stream is alive.',
+  examples: [
+    'data: {"delta":"Wel"}\n\ndata: {"delta":"come!"}\n\n' +
+      'data: {"done":true,"content":"Welcome!","model":"gpt-4o-mini","created":1769851800,"usage":null}\n\n'
+  ]
+})
+
+const day = (description: string, example: string) =>
+  Type.String({ pattern: '^\\d{4}-\\d{2}-\\d{2}$', description, examples: [example] })
+
+export const LlmUsageQuery = Type.Object(
+  {
+    since: Type.Optional(day('First day, in UTC; 30 days ago when absent.', '2026-01-01')),
+    until: Type.Optional(day('Last day, in UTC; today when absent.', '2026-01-31')),
+    user_id: Type.Optional({ ...Uuid(), description: 'Only calls of this user.' }),
+    model: Type.Optional({ ...model, description: 'Only calls of this model.' })
+  },
+  { additionalProperties: false }
+)
+
+/** What one user asked of one model on one day. */
+export const LlmUsageTotal = object('LlmUsageTotal', {
+  day: day('In UTC.', '2026-01-31'),
+  model: Type.String({ examples: ['gpt-4o-mini'] }),
+  user_id: Uuid(),
+  calls: count(17),
+  errors: count(1),
+  prompt_tokens: count(204),
+  completion_tokens: count(510)
+})
+export type LlmUsageTotal = Static<typeof LlmUsageTotal>

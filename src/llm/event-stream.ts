@@ -1,0 +1,69 @@
+import type { FastifyReply } from 'fastify'
+
+export interface EventStreamOptions {
+  /** Silence after which a comment says that the stream is alive, in milliseconds. */
+  readonly pingMs: number
+  /** How long a reader may take nothing, in milliseconds, before it counts as gone. */
+  readonly stallMs: number
+}
+
+export interface EventStream {
+  /**
+   * Sends an event; a promise while the reader is behind, so that nobody produces more meanwhile.
+   * Rejects when the reader is gone.
+   */
+  send(data: object, event?: string): Promise<void> | undefined
+  end(): void
+}
+
+/**
+ * Answers with Server-Sent Events, the headers at once: nothing that buffers or compresses answers
+ * on the way may hold them back.
+ */
+export function openEventStream(reply: FastifyReply, options: EventStreamOptions): EventStream {
+  const { pingMs, stallMs } = options
+  const { raw } = reply.hijack()
+  raw.writeHead(200, {
+    ...(reply.getHeaders() as Record<string, string>),
+    'content-type': 'text/event-stream',
+    // no-transform: not to be compressed. X-Accel-Buffering: what nginx and others go by.
+    'cache-control': 'no-cache, no-transform',
+    'x-accel-buffering': 'no'
+  })
+  raw.write(PING)
+  const pinging = setInterval(() => {
+    // A reader that is behind has enough to read.
+    if (!raw.writableNeedDrain) raw.write(PING)
+  }, pingMs)
+  raw.once('close', () => clearInterval(pinging))
+
+  function drained(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const stalled = setTimeout(() => raw.destroy(), stallMs)
+      const settle = () => {
+        clearTimeout(stalled)
+        raw.off('drain', settle)
+        raw.off('close', settle)
+        if (raw.destroyed) reject(new Error('The reader is gone'))
+        else resolve()
+      }
+      raw.once('drain', settle)
+      raw.once('close', settle)
+    })
+  }
+
+  return {
+    send(data, event) {
+      pinging.refresh()
+      const name = event === undefined ? '' : `event: ${event}\n`
+      if (raw.destroyed || raw.write(`${name}data: ${JSON.stringify(data)}\n\n`)) return undefined
+      return drained()
+    },
+    end() {
+      clearInterval(pinging)
+      raw.end()
+    }
+  }
+}
+
+const PING = ': ping\n\n'

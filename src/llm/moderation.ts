@@ -1,0 +1,204 @@
+import { ApiError } from '../problems.js'
+
+export interface ModerationRules {
+  readonly bannedTerms: readonly string[]
+  /** Whether answers are held against the terms, too. */
+  readonly answers: boolean
+  /** Most characters (code points) of prompt and system prompt together. */
+  readonly maxChars: number
+}
+
+export interface Moderation {
+  /** @throws ApiError `prompt_too_large` or `banned_term`. They name the rule and never the text. */
+  assertAllowed(request: { readonly prompt: string; readonly system?: string | undefined }): void
+  /** Whether a whole answer may be sent. */
+  passes(answer: string): boolean
+  /** A gate for one streamed answer. */
+  openGate(): Gate
+}
+
+/** Lets an answer through only as far as no banned term can begin in what has passed. */
+export interface Gate {
+  /**
+   * What may be sent by now; empty while everything is held back.
+   * @throws ApiError `answer_withheld`
+   */
+  push(piece: string): string
+  /** The rest. @throws ApiError `answer_withheld` */
+  end(): string
+}
+
+export function createModeration({ bannedTerms, answers, maxChars }: ModerationRules): Moderation {
+  const terms = compileTerms(bannedTerms)
+
+  return {
+    assertAllowed({ prompt, system = '' }) {
+      if (longerThan(maxChars, prompt, system))
+        throw new ApiError(
+          'prompt_too_large',
+          `The request breaks the rule max_prompt_chars: prompt and system together may have ${maxChars} characters.`
+        )
+      if (terms && (terms.occursIn(prompt) || terms.occursIn(system)))
+        throw new ApiError('banned_term', 'The request breaks the rule banned_terms.')
+    },
+
+    passes: (answer) => !(answers && terms?.occursIn(answer)),
+
+    openGate() {
+      return answers && terms ? createGate(terms) : openGate
+    }
+  }
+}
+
+/** @throws ApiError `answer_withheld` */
+export function withhold(): never {
+  throw new ApiError(
+    'answer_withheld',
+    'The answer breaks the rule banned_terms, so it is not passed on.'
+  )
+}
+
+const openGate: Gate = { push: (piece) => piece, end: () => '' }
+
+function longerThan(limit: number, ...texts: readonly string[]): boolean {
+  const units = texts.reduce((sum, { length }) => sum + length, 0)
+  // A character is one or two units: only in between must they be counted.
+  if (units <= limit) return false
+  if (units > 2 * limit) return true
+  return texts.reduce((sum, text) => sum + [...text].length, 0) > limit
+}
+
+interface Terms {
+  occursIn(text: string): boolean
+  /** Whether a term stands in the folded text, its end being certain whatever follows. */
+  endsIn(folded: string): boolean
+  /** Where the first term may begin that the text's end cuts off; the text's length without one. */
+  startOfOpenTerm(folded: string): number
+}
+
+/** What belongs to a word, so that a term next to it is not a whole word. */
+const WORD = '[\\p{L}\\p{N}\\p{M}_]'
+const isWord = new RegExp(`^${WORD}$`, 'u')
+
+function compileTerms(given: readonly string[]): Terms | null {
+  const terms = [...new Set(given.map((term) => fold(term).trim()))].filter((term) => term !== '')
+  if (terms.length === 0) return null
+  const longest = Math.max(...terms.map(({ length }) => length))
+  const whole = anyOf(terms, `(?!${WORD})`)
+  const certain = anyOf(terms, `(?=[^\\p{L}\\p{N}\\p{M}_])`)
+
+  function mayBegin(folded: string, at: number): boolean {
+    const rest = folded.slice(at)
+    if (!terms.some((term) => term.startsWith(rest))) return false
+    const before = charBefore(folded, at)
+    return before === undefined || !isWord.test(before) || !isWord.test(firstChar(rest))
+  }
+
+  return {
+    occursIn: (text) => whole.test(fold(text)),
+    endsIn: (folded) => certain.test(folded),
+    startOfOpenTerm(folded) {
+      for (let at = Math.max(0, folded.length - longest); at < folded.length; at++)
+        if (mayBegin(folded, at)) return at
+      return folded.length
+    }
+  }
+}
+
+function anyOf(terms: readonly string[], afterWord: string): RegExp {
+  const alternatives = terms.map((term) => {
+    // A term such as `c++` has no word at its end, so anything may follow.
+    const before = isWord.test(firstChar(term)) ? `(?<!${WORD})` : ''
+    const after = isWord.test(charBefore(term, term.length) as string) ? afterWord : ''
+    return before + term.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&') + after
+  })
+  return new RegExp(alternatives.join('|'), 'u')
+}
+
+/**
+ * The form in which texts are compared: compatibility-decomposed, without case, without characters
+ * that do not show, white space as single spaces. Decomposed and not composed, so that each
+ * character folds alike whatever stands beside it, which the gate depends on.
+ */
+export function fold(text: string): string {
+  return text
+    .normalize('NFKD')
+    .toUpperCase()
+    .toLowerCase()
+    .normalize('NFKD')
+    .replaceAll('ς', 'σ')
+    .replace(/\p{Default_Ignorable_Code_Point}/gu, '')
+    .replace(/\s+/gu, ' ')
+}
+
+/** A character together with the marks that follow it: what folds as one. */
+const characters =
+  /[^\p{M}\p{Default_Ignorable_Code_Point}]?[\p{M}\p{Default_Ignorable_Code_Point}]*/gu
+
+function createGate(terms: Terms): Gate {
+  /** What has come and not passed yet. */
+  let held = ''
+  /** Stands for the last character that has passed: a word, a space, or nothing of interest. */
+  let passed: '' | ' ' | typeof INSIDE_WORD = ''
+
+  /** The held text, folded, and for each unit of it where its character begins in the raw text. */
+  function foldHeld() {
+    let folded: string = passed
+    const starts: number[] = Array(passed.length).fill(0)
+    let last = 0
+    for (const { 0: character, index } of held.matchAll(characters)) {
+      if (character === '') continue
+      last = index
+      let part = isPlain(character) ? character.toLowerCase() : fold(character)
+      if (part.startsWith(' ') && folded.endsWith(' ')) part = part.slice(1)
+      folded += part
+      for (let unit = 0; unit < part.length; unit++) starts.push(index)
+    }
+    return { folded, starts, last }
+  }
+
+  function remember(folded: string): void {
+    const before = charBefore(folded, folded.length)
+    if (before === undefined) return
+    passed = isWord.test(before) ? INSIDE_WORD : before === ' ' ? ' ' : ''
+  }
+
+  return {
+    push(piece) {
+      held += piece
+      const { folded, starts, last } = foldHeld()
+      if (terms.endsIn(folded)) withhold()
+      // The last character stays in any case: a mark may follow and make it another.
+      const end = Math.min(starts[terms.startOfOpenTerm(folded)] ?? last, last)
+      if (end === 0) return ''
+      const released = held.slice(0, end)
+      held = held.slice(end)
+      const kept = starts.findIndex((start, unit) => unit >= passed.length && start >= end)
+      remember(kept < 0 ? folded : folded.slice(0, kept))
+      return released
+    },
+
+    end() {
+      // A space ends whatever word is open.
+      if (terms.endsIn(`${foldHeld().folded} `)) withhold()
+      const rest = held
+      held = ''
+      return rest
+    }
+  }
+}
+
+/** A mark: no term begins with one, and none begins behind one. */
+const INSIDE_WORD = '\u0301'
+
+function isPlain(character: string): boolean {
+  return character.length === 1 && character > ' ' && character <= '~'
+}
+
+function firstChar(text: string): string {
+  return String.fromCodePoint(text.codePointAt(0) as number)
+}
+
+function charBefore(text: string, index: number): string | undefined {
+  return index <= 0 ? undefined : [...text.slice(Math.max(0, index - 2), index)].at(-1)
+}

@@ -1,0 +1,41 @@
+import { LlmError, type LlmErrorCode } from '../../adapters/llm/port.js'
+import { ApiError, type ProblemCode } from '../problems.js'
+
+type Told = readonly [code: ProblemCode, detail: (provider: string, reason: string) => string]
+
+/** What callers are told: a refused key is no fault of theirs, and the provider's words stay here. */
+const told: Readonly<Record<LlmErrorCode, Told>> = {
+  credentials_refused: [
+    'provider_credentials',
+    (provider) =>
+      `The provider ${provider} does not accept the key of this server. Tell its operator.`
+  ],
+  rate_limited: [
+    'provider_rate_limited',
+    (provider, reason) => `The provider ${provider} limits our calls${reason}. Try again later.`
+  ],
+  refused: [
+    'provider_refused',
+    (provider, reason) => `The provider ${provider} refuses the request${reason}.`
+  ],
+  timeout: ['provider_timeout', (provider) => `The provider ${provider} did not answer in time.`],
+  unreachable: [
+    'provider_unreachable',
+    (provider) => `The provider ${provider} cannot be reached.`
+  ],
+  failed: ['provider_failed', (provider) => `The provider ${provider} failed to answer.`],
+  cancelled: ['unavailable', () => 'The server is stopping.']
+}
+
+/** The problem that a failed call amounts to; what is no failure of a provider stays as it is. */
+export function toProviderProblem(error: unknown, provider: string): unknown {
+  if (!(error instanceof LlmError)) return error
+  const [code, detail] = told[error.code]
+  const reason = error.reason ? ` (${error.reason})` : ''
+  const { retryAfter } = error
+  const isLimit = code === 'provider_rate_limited' && retryAfter !== undefined
+  return new ApiError(code, detail(provider, reason), {
+    cause: error,
+    ...(isLimit ? { headers: { 'retry-after': `${retryAfter}` } } : {})
+  })
+}

@@ -1,0 +1,248 @@
+import { createHash } from 'node:crypto'
+import { v7 as uuid } from 'uuid'
+import { StorageError } from '../../adapters/storage/errors.js'
+import type { Change, Storage, TenantId } from '../../adapters/storage/port.js'
+import type { LlmUsageTotal } from '../../schemas/llm.js'
+import { llmUsage } from '../../schemas/llm-usage.js'
+import type { Store } from '../store.js'
+
+/** What one call adds to the totals. */
+export interface UsedCall {
+  readonly tenant: TenantId
+  readonly user: string
+  readonly model: string
+  readonly failed: boolean
+  readonly promptTokens: number
+  readonly completionTokens: number
+}
+
+export interface Usage {
+  /** Counts in memory: a call costs no commit. */
+  add(call: UsedCall): void
+  /** Writes the totals that have changed. What cannot be written is written with the next. */
+  flush(): Promise<void>
+  close(): Promise<void>
+}
+
+/** Which totals of a tenant are wanted. Days are inclusive, as `2026-01-31`. */
+export interface UsagePeriod {
+  readonly since: string
+  readonly until: string
+  readonly user_id?: string
+  readonly model?: string
+}
+
+interface Totals {
+  readonly id: string
+  readonly tenant: TenantId
+  readonly day: string
+  readonly user_id: string
+  readonly model: string
+  calls: number
+  errors: number
+  prompt_tokens: number
+  completion_tokens: number
+  /** Whether the storage has the row. */
+  stored: boolean
+  /** Whether it has more to it than the storage knows. */
+  changed: boolean
+}
+
+/** How often totals are written; also how old another instance's may be in a report. */
+const FLUSH_MS = 10_000
+/**
+ * Names of models come from requests: one who makes them up must not fill the table. Beyond this
+ * many for a user and day, they are counted together.
+ */
+const MOST_MODELS = 100
+const OTHER_MODELS = 'other'
+/** Changes in one commit. */
+const MOST_CHANGES = 200
+
+export interface UsageOptions {
+  readonly storage: Storage
+  readonly warn: (error: unknown, message: string) => void
+  readonly now?: () => Date
+}
+
+/** Running totals of this process, each in a row that no other process writes. */
+export function createUsage({ storage, warn, now = () => new Date() }: UsageOptions): Usage {
+  const instance = uuid()
+  let totals = new Map<string, Totals>()
+  const models = new Map<string, Set<string>>()
+  let today = ''
+  let flushing: Promise<void> = Promise.resolve()
+  const timer = setInterval(() => void flush(), FLUSH_MS).unref()
+
+  function totalsOf({ tenant, user, model }: UsedCall): Totals {
+    const day = dayOf(now())
+    if (day !== today) models.clear()
+    today = day
+    const known = knownModel(`${tenant} ${user}`, model)
+    const name = `${tenant} ${day} ${user} ${known}`
+    const found = totals.get(name)
+    if (found) return found
+    const created: Totals = {
+      id: [day, user, instance, digest(known)].join('.'),
+      tenant,
+      day,
+      user_id: user,
+      model: known,
+      calls: 0,
+      errors: 0,
+      prompt_tokens: 0,
+      completion_tokens: 0,
+      stored: false,
+      changed: false
+    }
+    totals.set(name, created)
+    return created
+  }
+
+  function knownModel(owner: string, model: string): string {
+    const known = models.get(owner) ?? new Set<string>()
+    models.set(owner, known)
+    if (known.has(model)) return model
+    if (known.size >= MOST_MODELS) return OTHER_MODELS
+    known.add(model)
+    return model
+  }
+
+  function changeOf(row: Totals): Change {
+    const { id: key, calls, errors, prompt_tokens, completion_tokens } = row
+    const set = { calls, errors, prompt_tokens, completion_tokens }
+    if (row.stored) return { op: 'update', resource: llmUsage, key, set }
+    const { day, user_id, model } = row
+    const created = { id: key, day: midnight(day), user_id, model, instance, ...set }
+    return { op: 'insert', resource: llmUsage, row: created }
+  }
+
+  /** Totals and not increments are written, so writing them twice does no harm. */
+  async function write(rows: readonly Totals[]): Promise<void> {
+    const [first] = rows
+    if (!first) return
+    const written = rows.map(changeOf)
+    // What is added from here on makes the row changed again.
+    for (const row of rows) row.changed = false
+    try {
+      await storage.commit({ tenant: first.tenant, changes: written })
+      for (const row of rows) row.stored = true
+    } catch (error) {
+      for (const row of rows) row.changed = true
+      if (!learn(rows, error)) throw error
+      await write(rows.filter(({ changed }) => changed))
+    }
+  }
+
+  /** Whether the failure tells what to do: the rows are then as the storage has them. */
+  function learn(rows: readonly Totals[], error: unknown): boolean {
+    if (!(error instanceof StorageError)) return false
+    const row = rows.find(({ id }) => id === error.key)
+    if (error.code === 'conflict' && row && !row.stored) {
+      // An earlier commit was stored although no answer came.
+      row.stored = true
+      return true
+    }
+    if (error.code === 'not_found' && row?.stored) {
+      row.stored = false
+      return true
+    }
+    // The tenant is gone, and its totals with it.
+    if (error.code === 'reference_missing') for (const each of rows) each.changed = false
+    return error.code === 'reference_missing'
+  }
+
+  async function flushNow(): Promise<void> {
+    const changed = [...totals.values()].filter((row) => row.changed)
+    for (const tenant of new Set(changed.map(({ tenant }) => tenant))) {
+      const rows = changed.filter((row) => row.tenant === tenant)
+      for (let at = 0; at < rows.length; at += MOST_CHANGES)
+        try {
+          await write(rows.slice(at, at + MOST_CHANGES))
+        } catch (error) {
+          warn(error, 'LLM usage could not be written; it will be with the next')
+        }
+    }
+    const kept = [...totals].filter(([, row]) => row.changed || row.day === today)
+    totals = new Map(kept)
+  }
+
+  function flush(): Promise<void> {
+    flushing = flushing.then(flushNow)
+    return flushing
+  }
+
+  return {
+    add(call) {
+      const row = totalsOf(call)
+      row.calls++
+      if (call.failed) row.errors++
+      row.prompt_tokens += call.promptTokens
+      row.completion_tokens += call.completionTokens
+      row.changed = true
+    },
+    flush,
+    async close() {
+      clearInterval(timer)
+      await flush()
+    }
+  }
+}
+
+/** The totals of a tenant over all instances, newest day first. */
+export async function reportUsage(store: Store, period: UsagePeriod): Promise<LlmUsageTotal[]> {
+  const sums = new Map<string, LlmUsageTotal>()
+  const { since, until, ...filter } = period
+  let cursor: string | null | undefined
+  do {
+    const page = await store.list(llmUsage, {
+      filter,
+      since: midnight(since),
+      until: dayAfter(until),
+      limit: 1000,
+      ...(cursor ? { cursor } : {})
+    })
+    for (const row of page.rows) {
+      const day = row.day.slice(0, 10)
+      const { model, user_id } = row
+      const key = [day, model, user_id].join(' ')
+      const sum = sums.get(key)
+      sums.set(key, {
+        day,
+        model,
+        user_id,
+        calls: row.calls + (sum?.calls ?? 0),
+        errors: row.errors + (sum?.errors ?? 0),
+        prompt_tokens: row.prompt_tokens + (sum?.prompt_tokens ?? 0),
+        completion_tokens: row.completion_tokens + (sum?.completion_tokens ?? 0)
+      })
+    }
+    cursor = page.next
+  } while (cursor)
+  return [...sums.values()].sort(byDayModelUser)
+}
+
+function byDayModelUser(a: LlmUsageTotal, b: LlmUsageTotal): number {
+  return compare(b.day, a.day) || compare(a.model, b.model) || compare(a.user_id, b.user_id)
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0
+}
+
+/** The day of an instant in UTC, as `2026-01-31`. */
+export function dayOf(at: Date): string {
+  return at.toISOString().slice(0, 10)
+}
+
+function midnight(day: string): string {
+  return `${day}T00:00:00.000Z`
+}
+
+function dayAfter(day: string): string {
+  return new Date(Date.parse(midnight(day)) + 24 * 60 * 60 * 1000).toISOString()
+}
+
+function digest(text: string): string {
+  return createHash('sha256').update(text).digest('hex').slice(0, 32)
+}

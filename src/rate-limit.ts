@@ -1,0 +1,129 @@
+import type { FastifyRateLimitStore, FastifyRateLimitStoreCtor } from '@fastify/rate-limit'
+import type { FastifyBaseLogger } from 'fastify'
+import type { Redis, Result } from 'ioredis'
+import { LRUCache } from 'lru-cache'
+
+declare module 'ioredis' {
+  interface RedisCommander<Context> {
+    countInWindow(key: string, windowMs: number): Result<[number, number], Context>
+  }
+}
+
+/** Calls so far in a window, and how long it still lasts, in milliseconds. */
+interface Count {
+  readonly current: number
+  readonly ttl: number
+}
+
+/** Addresses and users that are counted at a time; the least recently seen are forgotten. */
+const MOST_COUNTERS = 20_000
+/** How long Redis is left alone after a failure, so that one that hangs delays few. */
+const REST_MS = 1000
+
+const countInWindow = `
+  local current = redis.call('INCR', KEYS[1])
+  if current == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+  return { current, redis.call('PTTL', KEYS[1]) }
+`
+
+/**
+ * Counts for rate limits. With Redis, instances count together; while it is away each goes on with
+ * what it has counted itself, so that a limit stays a limit.
+ */
+export function countingStore(
+  redis: Redis | undefined,
+  log: FastifyBaseLogger
+): FastifyRateLimitStoreCtor {
+  const shared = redis && sharedCounter(redis, log)
+
+  class CountingStore implements FastifyRateLimitStore {
+    readonly #local = new LRUCache<string, { current: number; ends: number }>({
+      max: MOST_COUNTERS
+    })
+    readonly #space: string
+
+    constructor(options: object) {
+      this.#space = spaceOf(options as Partial<StoreOptions>)
+    }
+
+    incr(key: string, done: (error: Error | null, count?: Count) => void, windowMs: number): void {
+      const local = this.#countLocally(key, windowMs)
+      const counting = shared?.(`rate-limit:${this.#space}:${key}`, windowMs)
+      if (!counting) done(null, local)
+      else
+        counting.then(
+          (count) => done(null, count),
+          () => done(null, local)
+        )
+    }
+
+    child(options: object): FastifyRateLimitStore {
+      return new CountingStore(options)
+    }
+
+    #countLocally(key: string, windowMs: number): Count {
+      const now = Date.now()
+      let counter = this.#local.get(key)
+      if (!counter || counter.ends <= now) {
+        counter = { current: 0, ends: now + windowMs }
+        this.#local.set(key, counter)
+      }
+      counter.current++
+      return { current: counter.current, ttl: counter.ends - now }
+    }
+  }
+  return CountingStore as unknown as FastifyRateLimitStoreCtor
+}
+
+interface StoreOptions {
+  readonly space: string
+  readonly routeInfo: { readonly method?: string | string[]; readonly url?: string }
+}
+
+/** Each limit counts on its own, and all instances name it alike. */
+function spaceOf({ space, routeInfo = {} }: Partial<StoreOptions>): string {
+  return space ?? [routeInfo.method, routeInfo.url].join(' ')
+}
+
+/** Counts in Redis; returns undefined where it is known to be away. Says once when it goes and comes. */
+function sharedCounter(redis: Redis, log: FastifyBaseLogger) {
+  let away = false
+  let restsUntil = 0
+  redis.defineCommand('countInWindow', { numberOfKeys: 1, lua: countInWindow })
+
+  function wentAway(error?: unknown): void {
+    restsUntil = Date.now() + REST_MS
+    if (away) return
+    away = true
+    log.warn(
+      { err: error },
+      'Redis cannot be reached: rate limits count in this process alone until it is back'
+    )
+  }
+
+  function cameBack(): void {
+    if (away) log.info('Redis is back: rate limits are shared again')
+    away = false
+  }
+
+  redis.on('error', wentAway)
+  redis.on('ready', () => {
+    restsUntil = 0
+    cameBack()
+  })
+  if (redis.status !== 'ready') wentAway()
+
+  return (key: string, windowMs: number): Promise<Count> | undefined => {
+    if (redis.status !== 'ready' || Date.now() < restsUntil) return undefined
+    return redis.countInWindow(key, windowMs).then(
+      ([current, ttl]) => {
+        cameBack()
+        return { current, ttl }
+      },
+      (error: unknown) => {
+        wentAway(error)
+        throw error
+      }
+    )
+  }
+}

@@ -1,0 +1,289 @@
+import { Type } from '@sinclair/typebox'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { LlmProvider } from '../../adapters/llm/port.js'
+import type { Storage } from '../../adapters/storage/port.js'
+import type { Environment } from '../../schemas/environment.js'
+import {
+  LlmCompletion,
+  LlmEvents,
+  LlmRequest,
+  LlmStreamQuery,
+  LlmStreamRequest,
+  LlmUsageQuery,
+  LlmUsageTotal
+} from '../../schemas/llm.js'
+import { toApiError } from '../errors.js'
+import { createCompletionCache } from '../llm/cache.js'
+import { openCallLog } from '../llm/call-log.js'
+import { createCalls, type Origin } from '../llm/calls.js'
+import { openEventStream } from '../llm/event-stream.js'
+import { createModeration } from '../llm/moderation.js'
+import { createUnderWay } from '../llm/under-way.js'
+import { createUsage, dayOf, reportUsage } from '../llm/usage.js'
+import { ApiError } from '../problems.js'
+import { type Caller, route } from '../route.js'
+
+export interface LlmDependencies {
+  readonly env: Environment
+  readonly providers: readonly LlmProvider[]
+  readonly storage: Storage
+}
+
+const tag = 'llm'
+/** How long a server that stops lets answers that are not streamed go on, in milliseconds. */
+const STOP_GRACE_MS = 5000
+const DAY_MS = 24 * 60 * 60 * 1000
+/** Longest period of one report, in days. */
+const MOST_DAYS = 366
+
+export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): void {
+  const { env, providers, storage } = dependencies
+  const warn = (error: unknown, message: string) => app.log.warn({ err: error }, message)
+  const log = openCallLog({
+    path: env.LLM_LOG_PATH,
+    maxBytes: env.LLM_LOG_MAX_BYTES,
+    maxAgeMs: env.LLM_LOG_MAX_AGE_HOURS * 60 * 60 * 1000,
+    maxFiles: env.LLM_LOG_MAX_FILES,
+    warn
+  })
+  const usage = createUsage({ storage, warn })
+  const calls = createCalls({
+    providers,
+    systemPrompt: env.OPENAI_SYSTEM_PROMPT,
+    moderation: createModeration({
+      bannedTerms: env.LLM_BANNED_TERMS?.split(',') ?? [],
+      answers: env.LLM_BANNED_TERMS_OUTPUT,
+      maxChars: env.LLM_MAX_PROMPT_CHARS
+    }),
+    cache: env.LLM_CACHE_ENABLED
+      ? createCompletionCache({
+          entries: env.LLM_CACHE_MAX_ENTRIES,
+          bytes: env.LLM_CACHE_MAX_BYTES,
+          lifeMs: env.LLM_CACHE_TTL_SECONDS * 1000
+        })
+      : undefined,
+    log,
+    usage
+  })
+  const limited = limitCalls(app, env.LLM_RATE_LIMIT_PER_MINUTE)
+  const completions = createUnderWay()
+  const streams = createUnderWay()
+
+  app.addHook('preClose', async () => {
+    // The server waits for open answers before it closes, and a stream may never end by itself.
+    await Promise.all([streams.stop(0), completions.stop(STOP_GRACE_MS)])
+  })
+  app.addHook('onClose', async () => {
+    await Promise.all([usage.close(), log.close()])
+  })
+
+  route(app, {
+    method: 'POST',
+    url: '/llm/complete',
+    role: 'editor',
+    limited,
+    storageless: true,
+    operation: {
+      id: 'complete',
+      tag,
+      summary: 'Ask a model and get its whole answer',
+      description:
+        'Going away ends the request at the provider. Where the server has a cache, `X-Cache` says ' +
+        'whether the answer comes from it.'
+    },
+    body: LlmRequest,
+    answers: {
+      200: {
+        description: 'The answer.',
+        schema: Type.Ref(LlmCompletion.$id as string),
+        headers: ['X-Cache']
+      }
+    },
+    problems: [422, 429, 502, 503, 504],
+    async handler(request, reply, caller) {
+      const task = completions.begin(reply.raw)
+      try {
+        const { completion, hit } = await calls.complete(
+          request.body,
+          originOf(request, caller),
+          task.signal
+        )
+        reply.header('x-cache', hit ? 'hit' : 'miss')
+        return completion
+      } catch (error) {
+        if (!task.gone()) throw error
+        // Nobody is left to answer.
+        reply.hijack()
+      } finally {
+        task.end()
+      }
+    }
+  })
+
+  async function stream(
+    request: Pick<FastifyRequest, 'id' | 'log' | 'routeOptions'>,
+    ask: LlmRequest,
+    reply: FastifyReply,
+    caller: Caller
+  ): Promise<void> {
+    const task = streams.begin(reply.raw)
+    try {
+      const pieces = calls.stream(ask, originOf(request, caller), task.signal)
+      const events = openEventStream(reply, {
+        pingMs: env.LLM_PING_MS,
+        stallMs: env.LLM_SILENCE_MS
+      })
+      try {
+        for await (const piece of pieces) {
+          const behind = events.send(piece)
+          if (behind) await behind
+        }
+      } catch (error) {
+        if (task.gone()) return
+        const problem = toApiError(error)
+        if (problem.statusCode >= 500) request.log.error({ err: error }, problem.detail)
+        events.send(problem.toProblem(request.id), 'error')
+      }
+      events.end()
+    } finally {
+      task.end()
+    }
+  }
+
+  const streamed = {
+    role: 'editor',
+    limited,
+    storageless: true,
+    answers: {
+      200: { description: 'The events.', schema: LlmEvents, mediaType: 'text/event-stream' }
+    }
+  } as const
+
+  route(app, {
+    method: 'POST',
+    url: '/llm/stream',
+    ...streamed,
+    operation: {
+      id: 'stream',
+      tag,
+      summary: 'Ask a model and get its answer piece by piece',
+      description:
+        'Server-Sent Events. The headers come at once, so what fails later is an event named ' +
+        '`error`. Going away ends the request at the provider.'
+    },
+    body: LlmStreamRequest,
+    problems: [422, 503],
+    handler: (request, reply, caller) => stream(request, request.body, reply, caller)
+  })
+
+  route(app, {
+    method: 'GET',
+    url: '/llm/stream',
+    ...streamed,
+    operation: {
+      id: 'streamByQuery',
+      tag,
+      summary: 'The same, for clients that can only GET',
+      description:
+        'Prefer POST: an address, and with it the prompt, ends up in the logs of whatever stands ' +
+        'between. This server does not log it.'
+    },
+    query: LlmStreamQuery,
+    problems: [413, 422, 503],
+    handler: (request, reply, caller) => stream(request, request.query, reply, caller)
+  })
+
+  route(app, {
+    method: 'GET',
+    url: '/llm/usage',
+    role: 'admin',
+    operation: {
+      id: 'getLlmUsage',
+      tag,
+      summary: 'Sum calls, errors and tokens by day, model and user',
+      description:
+        'Of the tenant, newest day first. What other instances have counted in the last ten ' +
+        'seconds may be missing.'
+    },
+    query: LlmUsageQuery,
+    answers: {
+      200: {
+        description: 'The sums.',
+        schema: Type.Array(Type.Ref(LlmUsageTotal.$id as string))
+      }
+    },
+    async handler({ query }, _reply, { store }) {
+      const today = Date.now()
+      const { since = dayOf(new Date(today - 30 * DAY_MS)), until = dayOf(new Date(today)) } = query
+      assertPeriod(since, until)
+      await usage.flush()
+      return reportUsage(store, { ...query, since, until })
+    }
+  })
+}
+
+function originOf(
+  request: Pick<FastifyRequest, 'id' | 'routeOptions'>,
+  { account }: Caller
+): Origin {
+  return {
+    tenant: account.tenant,
+    user: account.id,
+    requestId: request.id,
+    route: request.routeOptions.url as string
+  }
+}
+
+/** Counts calls of all LLM routes together: by the address and by who is signed in. */
+function limitCalls(app: FastifyInstance, max: number) {
+  const limit = { max, timeWindow: 60_000 }
+  const limiters = [
+    app.createRateLimit({ ...limit, ...inSpace('llm-address') }),
+    app.createRateLimit({
+      ...limit,
+      ...inSpace('llm-user'),
+      keyGenerator: ({ caller }) => caller?.account.id as string
+    })
+  ]
+
+  return async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
+    let least = Number.POSITIVE_INFINITY
+    for (const count of limiters) {
+      const counted = await count(request)
+      if (counted.isAllowed) continue
+      const { remaining, ttlInSeconds, isExceeded } = counted
+      // Of two limits, the nearer one is told.
+      if (remaining < least)
+        reply.headers({
+          'ratelimit-limit': max,
+          'ratelimit-remaining': remaining,
+          'ratelimit-reset': ttlInSeconds
+        })
+      least = Math.min(least, remaining)
+      if (isExceeded)
+        throw new ApiError('rate_limited', `Too many LLM calls. Try again in ${ttlInSeconds} s.`, {
+          headers: { 'retry-after': `${ttlInSeconds}` }
+        })
+    }
+  }
+}
+
+/** An option for the store of the counters, which the plugin hands on as it is. */
+function inSpace(space: string): object {
+  return { space }
+}
+
+/** @throws ApiError `validation_failed` */
+function assertPeriod(since: string, until: string): void {
+  for (const [name, day] of Object.entries({ since, until }))
+    if (Number.isNaN(Date.parse(day))) refuse(name, 'is not a day')
+  const days = (Date.parse(until) - Date.parse(since)) / DAY_MS
+  if (days < 0) refuse('until', 'is before since')
+  if (days > MOST_DAYS) refuse('since', `is more than ${MOST_DAYS} days before until`)
+}
+
+function refuse(name: string, detail: string): never {
+  throw new ApiError('validation_failed', `query /${name}: ${detail}.`, {
+    errors: [{ in: 'query', pointer: `/${name}`, detail }]
+  })
+}

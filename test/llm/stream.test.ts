@@ -1,0 +1,158 @@
+import { once } from 'node:events'
+import t from 'tap'
+import { exchange, llmApi, PROVIDER_KEY, readAll, readEvents } from '../support/llm-api.js'
+import {
+  answerWith,
+  beginStream,
+  created,
+  endStream,
+  refuseWith,
+  sendPiece,
+  startUpstream,
+  tokens
+} from '../support/llm-upstream.js'
+
+t.test('both streams send the pieces and, in the end, the whole', async (t) => {
+  const upstream = await startUpstream(t, answerWith('Hel', 'lo', ' 🙂'))
+  const api = await llmApi(t, upstream.url)
+  const query = new URLSearchParams({ prompt: 'Hi', model: 'm', temperature: '1', maxTokens: '9' })
+  for (const { response } of [
+    exchange(api, '/llm/stream', { prompt: 'Hi', model: 'm', temperature: 1, maxTokens: 9 }),
+    exchange(api, `/llm/stream?${query}`)
+  ]) {
+    const { statusCode, headers } = await response
+    t.equal(statusCode, 200)
+    t.match(headers, {
+      'content-type': 'text/event-stream',
+      'cache-control': 'no-cache, no-transform',
+      'x-accel-buffering': 'no'
+    })
+    t.ok(headers['x-request-id'], 'with the headers of every answer')
+    t.ok(headers['ratelimit-remaining'])
+    const events = readEvents(await readAll(await response))
+    t.strictSame(
+      events.map(({ data }) => data),
+      [
+        { delta: 'Hel' },
+        { delta: 'lo' },
+        { delta: ' 🙂' },
+        { done: true, content: 'Hello 🙂', model: 'm-2026', created, usage: tokens }
+      ]
+    )
+  }
+  for (const { body } of upstream.requests)
+    t.match(body, { model: 'm', temperature: 1, max_tokens: 9, stream: true })
+})
+
+t.test('the headers come at once, and pings while there is nothing else', async (t) => {
+  const upstream = await startUpstream(t, () => {})
+  const api = await llmApi(t, upstream.url, { env: { LLM_PING_MS: '20' } })
+  const { response } = exchange(api, '/llm/stream', { prompt: 'Hi' })
+  const answer = (await response).setEncoding('utf8')
+  const request = await upstream.received(0)
+  t.notOk(request.response.headersSent, 'the provider has not said a word')
+  let text = ''
+  answer.on('data', (piece) => {
+    text += piece
+  })
+  const wait = async (wanted: RegExp) => {
+    while (!wanted.test(text)) await once(answer, 'data')
+  }
+  await wait(/^(: ping\n\n){3}/)
+  beginStream(request)
+  sendPiece(request, 'Hello')
+  await wait(/data: {"delta":"Hello"}\n\n(: ping\n\n){2}/)
+  endStream(request)
+  await once(answer, 'end')
+  t.match(readEvents(text).at(-1)?.data, { done: true, content: 'Hello' })
+})
+
+t.test('the client going away ends the request at the provider', async (t) => {
+  const upstream = await startUpstream(t, () => {})
+  const api = await llmApi(t, upstream.url)
+  const first = exchange(api, '/llm/stream', { prompt: 'Hi' })
+  await first.response
+  const beforeAnything = await upstream.received(0)
+  first.request.destroy()
+  await beforeAnything.aborted
+  t.pass('before the first token')
+
+  const second = exchange(api, '/llm/stream?prompt=Hi')
+  const answer = await second.response
+  const amid = await upstream.received(1)
+  beginStream(amid)
+  sendPiece(amid, 'Hello')
+  while (!String((await once(answer, 'data'))[0]).includes('Hello'));
+  second.request.destroy()
+  await amid.aborted
+  t.pass('after the first token')
+})
+
+t.test('what fails after the headers is an event with a problem', async (t) => {
+  const upstream = await startUpstream(t)
+  const api = await llmApi(t, upstream.url, { env: { LLM_SILENCE_MS: '50' } })
+  const stream = async () => {
+    const response = await exchange(api, '/llm/stream', { prompt: 'Hi' }).response
+    t.equal(response.statusCode, 200)
+    return readEvents(await readAll(response))
+  }
+
+  upstream.answer = refuseWith(401, { message: `Incorrect API key provided: ${PROVIDER_KEY}` })
+  t.match(await stream(), [
+    { event: 'error', data: { status: 502, code: 'provider_credentials', request_id: String } }
+  ])
+
+  upstream.answer = (request) => {
+    beginStream(request)
+    sendPiece(request, 'Hel')
+    request.response.write('data: {"choi', () => request.socket.destroy())
+  }
+  t.match(await stream(), [
+    { data: { delta: 'Hel' } },
+    { event: 'error', data: { status: 502, code: 'provider_failed' } }
+  ])
+
+  upstream.answer = (request) => {
+    beginStream(request)
+    sendPiece(request, 'Hel')
+    request.response.end()
+  }
+  const cut = await stream()
+  t.match(cut.at(-1), { event: 'error', data: { code: 'provider_failed' } }, 'ended too early')
+
+  upstream.answer = (request) => {
+    beginStream(request)
+    sendPiece(request, 'Hel')
+  }
+  t.match(await stream(), [
+    { data: { delta: 'Hel' } },
+    { event: 'error', data: { status: 504, code: 'provider_timeout' } }
+  ])
+  await (await upstream.received(3)).aborted
+})
+
+t.test('what can be refused at once is no stream', async (t) => {
+  const upstream = await startUpstream(t)
+  const { app, admin, send, person } = await llmApi(t, upstream.url)
+  t.equal((await send('GET', '/llm/stream?prompt=Hi')).statusCode, 401)
+  const viewer = await person(admin, 'viewer')
+  t.equal((await viewer.send('GET', '/llm/stream?prompt=Hi')).statusCode, 403)
+  t.equal((await admin.send('GET', '/llm/stream')).statusCode, 400)
+  t.equal((await admin.send('GET', '/llm/stream?prompt=Hi&useCache=true')).statusCode, 400)
+  t.equal((await admin.send('GET', '/llm/stream?prompt=Hi&temperature=hot')).statusCode, 400)
+  const authorization = `Bearer ${admin.token}`
+  const head = { method: 'HEAD', url: '/api/llm/stream?prompt=Hi' } as const
+  t.equal((await app.inject({ ...head, headers: { authorization } })).statusCode, 404)
+  t.equal(upstream.requests.length, 0)
+})
+
+t.test('closing the server ends open streams with a problem', async (t) => {
+  const upstream = await startUpstream(t, beginStream)
+  const api = await llmApi(t, upstream.url)
+  const response = await exchange(api, '/llm/stream', { prompt: 'Hi' }).response
+  const request = await upstream.received(0)
+  const text = readAll(response)
+  await api.app.close()
+  t.match(readEvents(await text), [{ event: 'error', data: { status: 503, code: 'unavailable' } }])
+  await request.aborted
+})
