@@ -45,18 +45,23 @@ type Undo = () => void
  */
 export function openMemory(): Driver {
   const tables = createTables()
-  let version = 0
+  let commits = 0
 
   function tableOf(resource: AnyResource): Table {
     return tables.get(resource.name) as Table
   }
 
-  function step(tenant: TenantId, change: DriverChange, undo: Undo[]): DriverRow | null {
+  function step(
+    tenant: TenantId,
+    change: DriverChange,
+    version: number,
+    undo: Undo[]
+  ): DriverRow | null {
     const table = tableOf(change.resource)
     const partition = partitionOf(table, change.resource.scope ? tenant : '')
     if (change.op === 'insert') {
       if (partition.rows.has(change.key)) throw taken(change, [change.resource.key])
-      const row = Object.freeze({ ...change.row, version: ++version })
+      const row = Object.freeze({ ...change.row, version })
       put(table, partition, undefined, row, undo)
       assertReferences(change, row)
       return row
@@ -70,7 +75,7 @@ export function openMemory(): Driver {
       remove(table, partition, entry, undo)
       return null
     }
-    const row = Object.freeze({ ...entry.row, ...change.set, version: ++version })
+    const row = Object.freeze({ ...entry.row, ...change.set, version })
     put(table, partition, entry, row, undo)
     assertReferences(change, row)
     return row
@@ -205,8 +210,9 @@ export function openMemory(): Driver {
 
     async apply(tenant, changes) {
       const undo: Undo[] = []
+      const version = ++commits
       try {
-        return changes.map((change) => step(tenant, change, undo))
+        return changes.map((change) => step(tenant, change, version, undo))
       } catch (error) {
         for (const back of undo.reverse()) back()
         throw error

@@ -116,8 +116,9 @@ export interface StorageStatus {
 /**
  * What every storage does, all in the same way. Failures are `StorageError`s.
  *
- * A new version is greater than any that a row of the same key ever had, whether the row was
- * updated or deleted and made again.
+ * A version is the number of the commit that wrote the row: all rows of a commit have one, and no
+ * two commits have the same. It is greater than any that a row of the same key ever had, whether
+ * the row was updated or deleted and made again.
  */
 export interface Storage {
   readonly kind: string

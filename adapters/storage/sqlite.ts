@@ -74,8 +74,7 @@ export function openSqlite(options: SqliteOptions): Driver {
       endTransaction()
       db.exec('begin immediate')
       let version = readVersion.get() as number
-      const nextVersion = () => ++version
-      const outcomes = members.map((member) => runMember(member, nextVersion))
+      const outcomes = members.map((member) => runMember(member, ++version))
       writeVersion.run(version)
       db.exec('commit')
       return outcomes
@@ -105,12 +104,10 @@ export function openSqlite(options: SqliteOptions): Driver {
   }
 
   /** @throws where the whole transaction is gone, so that no member may be answered as stored. */
-  function runMember({ tenant, changes }: Member, nextVersion: () => number): Outcome {
+  function runMember({ tenant, changes }: Member, version: number): Outcome {
     db.exec('savepoint member')
     try {
-      const rows = changes.map((change) =>
-        tableOf(change.resource).apply(tenant, change, nextVersion)
-      )
+      const rows = changes.map((change) => tableOf(change.resource).apply(tenant, change, version))
       db.exec('release member')
       return { rows }
     } catch (error) {
@@ -244,7 +241,7 @@ function migrate(db: Database.Database): string | null {
 interface Table {
   get(tenant: TenantId | null, key: string): DriverRow | null
   page(tenant: TenantId | null, query: DriverQuery): { rows: DriverRow[]; total?: number }
-  apply(tenant: TenantId, change: DriverChange, nextVersion: () => number): DriverRow | null
+  apply(tenant: TenantId, change: DriverChange, version: number): DriverRow | null
 }
 
 /** The statements of one resource, prepared when they are first needed. */
@@ -368,14 +365,14 @@ function createTable(db: Database.Database, resource: AnyResource): Table {
       return total ? { rows, ...total } : { rows }
     },
 
-    apply(tenant, change, nextVersion) {
+    apply(tenant, change, version) {
       if (change.op !== 'insert') assertVersion(tenant, change)
       try {
         switch (change.op) {
           case 'insert':
-            return insert(change.row, nextVersion())
+            return insert(change.row, version)
           case 'update':
-            return update(tenant, change.key, change.set, nextVersion())
+            return update(tenant, change.key, change.set, version)
           case 'delete':
             prepare(`delete from ${name} where ${ofTenant}${key} = ?`).run(
               ...place(tenant, change.key)

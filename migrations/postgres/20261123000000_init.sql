@@ -24,8 +24,8 @@ create table public.api_tables (
   order_column text not null
 );
 
--- Where versions come from: none is ever given twice, so that the ETag of a deleted row cannot
--- match the row that later takes its key.
+-- Numbers the commits. A commit's number is the version of the rows that it wrote, and none is ever
+-- given twice, so that the ETag of a deleted row cannot match the row that later takes its key.
 create sequence public.row_version as bigint;
 
 -- Closes a table to everybody but its owner. On Supabase, new tables of `public` are open to anon,
@@ -214,6 +214,10 @@ create table public.encryption_keys (
 -- for each insert and update, null for the rest. Every change is confined to the tenant; rows that
 -- belong to no tenant are changed under the nil UUID, and only they are.
 --
+-- All rows that a commit writes have one version. The first write takes it, and takes it again when
+-- it had to wait for another transaction; a later write that finds a row with a newer version is
+-- raised as a serialization failure, to be tried again whole. So the versions of a row only grow.
+--
 -- A change is {op, resource, key} with `row` (insert), `set` (update), and `expect`, the version
 -- that the row must have. Refusals are raised with an SQLSTATE that PostgREST answers as an HTTP
 -- status (PT409 as 409) and a JSON detail {code, resource, key, fields}.
@@ -227,6 +231,11 @@ declare
   place text;
   expected text;
   columns text;
+  -- The commit's number, once the first write has taken it.
+  commit_version bigint;
+  new_version text;
+  older text;
+  found_version bigint;
   affected bigint;
   stored jsonb;
   results jsonb[] := '{}';
@@ -258,6 +267,8 @@ begin
       place := place || format(' and t.%I = %L', api_table.scope_column, tenant);
     end if;
     expected := '';
+    new_version := coalesce(commit_version::text, 'nextval(''public.row_version'')');
+    older := coalesce(' and t.version <= ' || commit_version, '');
     if change->>'expect' is not null then
       expected := format(' and t.version = %L', change->>'expect');
     end if;
@@ -273,10 +284,10 @@ begin
           from jsonb_object_keys((change->'row') - 'version') as name;
         execute format(
           'insert into public.%1$I as t (%2$s, version)
-             select %2$s, nextval(''public.row_version'')
+             select %2$s, %3$s
                from jsonb_populate_record(null::public.%1$I, $1)
              returning to_jsonb(t)',
-          api_table.name, columns
+          api_table.name, columns, new_version
         ) using change->'row' into stored;
 
       when 'update' then
@@ -285,13 +296,12 @@ begin
         end if;
         select string_agg(format('%I', name), ', ') into columns
           from jsonb_object_keys(change->'set') as name;
-        -- The version is taken again when another transaction held the row: it grows with time.
         execute format(
           'update public.%1$I t
              set (%2$s) = (select %2$s from jsonb_populate_record(null::public.%1$I, $1)),
-                 version = nextval(''public.row_version'')
+                 version = %4$s
              where %3$s returning to_jsonb(t)',
-          api_table.name, columns, place || expected
+          api_table.name, columns, place || expected || older, new_version
         ) using change->'set' into stored;
         get diagnostics affected = row_count;
 
@@ -311,8 +321,14 @@ begin
     end case;
 
     if affected = 0 and change->>'op' <> 'insert' then
-      execute format('select from public.%I t where %s', api_table.name, place);
+      execute format('select version from public.%I t where %s', api_table.name, place)
+        into found_version;
       get diagnostics affected = row_count;
+      if found_version > commit_version
+        and coalesce(change->>'expect', found_version::text) = found_version::text
+      then
+        raise exception using errcode = '40001', message = 'the row is newer than this commit';
+      end if;
       raise exception using
         errcode = case affected when 0 then 'PT404' else 'PT412' end,
         message = case affected when 0 then 'there is no such row' else 'the row has changed' end,
@@ -322,6 +338,7 @@ begin
           'key', change->'key'
         );
     end if;
+    commit_version := coalesce(commit_version, (stored->>'version')::bigint);
     results := array_append(results, stored);
   end loop;
   return to_jsonb(results);

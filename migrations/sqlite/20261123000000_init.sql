@@ -2,8 +2,8 @@
 -- Every list is served by an index that ends in (created_at, key); every filter by one that
 -- starts with it.
 
--- The last version given to a row: versions are never used again, so that the ETag of a deleted
--- row cannot match the row that later takes its key.
+-- The number of the last commit, which is the version of the rows that it wrote: numbers are never
+-- used again, so that the ETag of a deleted row cannot match the row that later takes its key.
 create table row_version (
   one integer primary key check (one = 1),
   value integer not null

@@ -28,6 +28,7 @@ export type Rule =
   | 'crossing sees all'
   | 'system has its own'
   | 'versions grow'
+  | 'a commit has one version'
   | 'closed is closed'
   | 'persistence is as stated'
   | 'rows are not shared'
