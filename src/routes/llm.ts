@@ -276,10 +276,16 @@ function inSpace(space: string): object {
 /** @throws ApiError `validation_failed` */
 function assertPeriod(since: string, until: string): void {
   for (const [name, day] of Object.entries({ since, until }))
-    if (Number.isNaN(Date.parse(day))) refuse(name, 'is not a day')
+    if (!isDay(day)) refuse(name, 'is not a day')
   const days = (Date.parse(until) - Date.parse(since)) / DAY_MS
   if (days < 0) refuse('until', 'is before since')
   if (days > MOST_DAYS) refuse('since', `is more than ${MOST_DAYS} days before until`)
+}
+
+/** JavaScript takes the 30th of February for the 2nd of March. */
+function isDay(text: string): boolean {
+  const time = Date.parse(text)
+  return !Number.isNaN(time) && dayOf(new Date(time)) === text
 }
 
 function refuse(name: string, detail: string): never {

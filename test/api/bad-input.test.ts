@@ -360,6 +360,40 @@ texts.push(
   ['invalid_credentials', 'POST', '/auth/login', { email: 'a@b.cd', password: 'x' }]
 )
 
+const llm: Bad[] = [
+  ...[
+    {},
+    { prompt: '' },
+    { prompt: ' ' },
+    { prompt: ['x'] },
+    { prompt: 'x', temperature: 2.1 },
+    { prompt: 'x', temperature: '1' },
+    { prompt: 'x', maxTokens: 0 },
+    { prompt: 'x', maxTokens: 1.5 },
+    { prompt: 'x', model: 'a model' },
+    { prompt: 'x', system: '' },
+    { prompt: 'x', max_tokens: 5 }
+  ].flatMap((body): Bad[] => [
+    ['validation_failed', 'POST', '/llm/complete', body],
+    ['validation_failed', 'POST', '/llm/stream', body]
+  ]),
+  ['validation_failed', 'POST', '/llm/complete', { prompt: 'x', useCache: 'yes' }],
+  ['validation_failed', 'POST', '/llm/stream', { prompt: 'x', useCache: true }],
+  ['unsafe_value', 'POST', '/llm/stream', { prompt: 'a\0b' }],
+  ...['', 'prompt=', 'prompt=x&temperature=0x1', 'prompt=x&maxTokens=1e3', 'prompt=x&prompt=y'].map(
+    (query): Bad => ['validation_failed', 'GET', `/llm/stream?${query}`]
+  ),
+  ...[
+    'since=2026-02-30',
+    'since=2026-13-01',
+    'until=2026-1-1',
+    'since=now',
+    'until=0000-00-00'
+  ].map((query): Bad => ['validation_failed', 'GET', `/llm/usage?${query}`]),
+  ['validation_failed', 'GET', '/llm/usage?since=2026-02-01&until=2026-01-01'],
+  ['validation_failed', 'GET', '/llm/usage?since=2020-01-01&until=2026-01-01']
+]
+
 const sizes: Bad[] = [
   ['body_too_large', 'POST', '/flows', { name, definition: 'x'.repeat(megabyte) }],
   ['body_too_large', 'PUT', '/flows/f', `{"name":"x"}${' '.repeat(megabyte)}`, json],
@@ -434,6 +468,7 @@ const tables = {
   'keys that would change a prototype': prototypes,
   'deep nesting': nesting,
   'texts that a field refuses': texts,
+  'what no model is asked': llm,
   'large bodies': sizes,
   'If-Match that fits no version': ifMatch,
   'methods and addresses that do not exist': methods

@@ -1,7 +1,9 @@
+import { AsyncLocalStorage } from 'node:async_hooks'
 import { randomInt } from 'node:crypto'
 import fc, { type Arbitrary, type RunDetails } from 'fast-check'
 import type { LightMyRequestResponse } from 'fastify'
 import t, { type Test } from 'tap'
+import type { LlmProvider } from '../../adapters/llm/port.js'
 import { ACROSS_TENANTS, type Storage, type TenantId } from '../../adapters/storage/port.js'
 import { resources } from '../../schemas/registry.js'
 import type { AnyResource } from '../../schemas/resource.js'
@@ -29,7 +31,24 @@ const LEAST_SHARE = 1 / 3
 
 /** Routes that have no business with the storage. */
 const storageless: Readonly<Record<string, string>> = {
-  getHealth: 'says that the process is up, whatever the storage does'
+  getHealth: 'says that the process is up, whatever the storage does',
+  complete: 'asks the provider; what it used is counted in memory and written later',
+  stream: 'the same',
+  streamByQuery: 'the same'
+}
+
+/** A model that answers with what it was asked. */
+const echo: LlmProvider = {
+  name: 'openai',
+  defaultModel: 'echo',
+  async complete({ prompt, model }) {
+    return { content: prompt, model, created: 1_769_851_800, usage: null }
+  },
+  async *stream({ prompt, model }) {
+    yield { delta: prompt }
+    yield { end: { model, created: 1_769_851_800, usage: null } }
+  },
+  close() {}
 }
 
 /** A value that stands for one of those that exist when the request is sent. */
@@ -59,7 +78,11 @@ for (const storage of testStorages)
 async function fuzz(t: Test, { open }: TestStorage) {
   t.comment(`FUZZ_SEED=${seed} FUZZ_RUNS=${numRuns}`)
   const counted = countCalls(await open(t))
-  const api = await testApi(t, { storage: counted.storage })
+  const api = await testApi(t, {
+    storage: counted.storage,
+    providers: [echo],
+    env: { LLM_RATE_LIMIT_PER_MINUTE: '1000000' }
+  })
   const document = await documentOf(api.app)
   const stage = await setStage(api, counted.raw)
 
@@ -69,11 +92,13 @@ async function fuzz(t: Test, { open }: TestStorage) {
       let reached = 0
       const property = fc.asyncProperty(casesOf(found, document), async (each) => {
         const ids = await stage.prepare(found.path, each)
-        const before = counted.calls()
-        const answer = await stage.send(found.method, fill(found.path, each, ids), each, ids)
-        if (each.valid && answer.statusCode !== 400 && counted.calls() > before) reached++
+        const url = fill(found.path, each, ids)
+        const { answer, calls } = await counted.during(() =>
+          stage.send(found.method, url, each, ids)
+        )
+        if (each.valid && answer.statusCode !== 400 && calls > 0) reached++
         await stage.learn(answer, found.method, ids)
-        assertProper(answer, found.method)
+        assertProper(answer, found, document)
       })
       // Not the same seed for all, which would make the same choices for each of them.
       await fc.assert(property, { seed: seed + index, numRuns, reporter: report })
@@ -84,31 +109,43 @@ async function fuzz(t: Test, { open }: TestStorage) {
   }
 }
 
-/** The storage, and how many calls reached it but for those that tell who sends a request. */
+/**
+ * The storage, and how many calls of a request reached it, but for those that tell who sends it.
+ * What runs in the background is nobody's request.
+ */
 function countCalls(raw: Storage) {
-  let calls = 0
+  const counts = new AsyncLocalStorage<{ calls: number }>()
+  const count = () => {
+    const current = counts.getStore()
+    if (current) current.calls++
+  }
   const storage: Storage = {
     kind: raw.kind,
     get(from, key) {
       const { resource, tenant } = from as { resource: AnyResource; tenant: unknown }
-      if (tenant !== ACROSS_TENANTS && resource !== tenants) calls++
+      if (tenant !== ACROSS_TENANTS && resource !== tenants) count()
       return raw.get(from, key)
     },
     list(from, query) {
-      calls++
+      count()
       return raw.list(from, query)
     },
     commit(commit) {
-      calls++
+      count()
       return raw.commit(commit)
     },
     ping() {
-      calls++
+      count()
       return raw.ping()
     },
     close: () => raw.close()
   }
-  return { storage, raw, calls: () => calls }
+  async function during<T>(request: () => Promise<T>): Promise<{ answer: T; calls: number }> {
+    const current = { calls: 0 }
+    const answer = await counts.run(current, request)
+    return { answer, calls: current.calls }
+  }
+  return { storage, raw, during }
 }
 
 /** A third and more of the cases are valid; the others are near to it, or far from anything. */
@@ -220,8 +257,19 @@ const hostileHeaders = fc
   )
   .map(([name, value]) => ({ [name]: value.trim() }))
 
+const daysAgo = (min: number, max: number) =>
+  fc
+    .integer({ min, max })
+    .map((days) => new Date(Date.now() - days * 86_400_000).toISOString().slice(0, 10))
+const recentDays: Readonly<Record<string, Arbitrary<string>>> = {
+  since: daysAgo(30, 100),
+  until: daysAgo(0, 30)
+}
+
 /** Where what exists is more telling than any value that the schema allows. */
 function suggestion(property: string, operationId: string): Arbitrary<unknown> | undefined {
+  if (property === 'provider') return fc.constant(echo.name)
+  if (operationId === 'getLlmUsage' && property in recentDays) return recentDays[property]
   if (property === 'refresh_token') return existing('refresh_token')
   if (operationId === 'login' && ['email', 'password'].includes(property)) return existing(property)
   const reference = resources
@@ -370,13 +418,23 @@ function report({ failed, counterexample, errorInstance }: RunDetails<[Case]>): 
 const internals =
   /\n\s+at |node:internal|node_modules|(?:[\s"'(]|^)\/(?:[\w.-]+\/)+[\w.-]+\.(?:[jt]s|sql|db)\b|SQLITE_|sqlite|postgres|pgrst|\binsert into\b|\bselect .+ from\b|\bupdate \w+ set\b|ECONN|TypeError|RangeError|Cannot read prop/i
 
-function assertProper(answer: LightMyRequestResponse, method: string): void {
+function assertProper(
+  answer: LightMyRequestResponse,
+  { method, operation }: DocumentedOperation,
+  document: ApiDocument
+): void {
   const { statusCode, body } = answer
   const shown = `${method} answered ${statusCode} ${body.slice(0, 300)}`
   const type = String(answer.headers['content-type'] ?? '')
   if (statusCode >= 500 || statusCode < 200) throw new Error(shown)
   if (statusCode === 204) {
     if (body !== '') throw new Error(`${shown}: a body with 204`)
+    return
+  }
+  const documented = document.resolve(operation.responses[statusCode] ?? { description: '' })
+  if (type === 'text/event-stream' && documented.content?.[type]) {
+    for (const [, data] of body.matchAll(/^data: (.*)$/gm)) JSON.parse(data as string)
+    if (body.includes('event: error')) throw new Error(`${shown}: failed`)
     return
   }
   const value = JSON.parse(body)
