@@ -2,7 +2,7 @@ import type { ErrorObject } from 'ajv'
 import type { ProviderSettings } from '../adapters/llm/registry.js'
 import { type StorageEntry, storages } from '../adapters/storage/registry.js'
 import { Environment, LlmProviders } from '../schemas/environment.js'
-import { createAjv, describeViolation } from './validator.js'
+import { createAjv, describeViolation, readingText } from './validator.js'
 
 /** A mistake in the configuration: the message names the variable and is for the operator. */
 export class ConfigurationError extends Error {
@@ -19,7 +19,7 @@ export function loadEnvironmentFiles(): void {
     }
 }
 
-const check = createAjv({ coerceTypes: true, allErrors: false }).compile<Environment>(Environment)
+const check = readingText(createAjv({ allErrors: false }).compile(Environment), Environment)
 
 /** @throws ConfigurationError for the first variable that is not as declared. */
 export function readEnvironment(source: NodeJS.ProcessEnv): Environment {
@@ -27,8 +27,8 @@ export function readEnvironment(source: NodeJS.ProcessEnv): Environment {
   const given = Object.keys(Environment.properties)
     .filter((name) => source[name])
     .map((name) => [name, source[name]])
-  const environment: unknown = Object.fromEntries(given)
-  if (check(environment)) return environment
+  const environment = Object.fromEntries(given)
+  if (check(environment)) return environment as Environment
   const [error] = check.errors ?? []
   const name = error?.instancePath.slice(1)
   throw new ConfigurationError(
@@ -36,7 +36,7 @@ export function readEnvironment(source: NodeJS.ProcessEnv): Environment {
   )
 }
 
-const checkProviders = createAjv({ coerceTypes: false }).compile<LlmProviders>(LlmProviders)
+const checkProviders = createAjv().compile<LlmProviders>(LlmProviders)
 
 /**
  * The LLM providers that are configured: `openai`, where it has a key, and those of LLM_PROVIDERS.

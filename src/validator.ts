@@ -8,11 +8,11 @@ import { toTimestamp } from '../adapters/storage/timestamp.js'
  * are text, so their numbers are read from it.
  */
 export const buildValidator = ((shared: Readonly<Record<string, object>>) => {
-  const ajv = createAjv({ coerceTypes: false })
+  const ajv = createAjv()
   for (const schema of Object.values(shared)) ajv.addSchema(schema)
   return ({ schema, httpPart }: { schema: object; httpPart?: string }) => {
     const check = ajv.compile(schema)
-    return httpPart === 'body' ? check : readingNumbers(check, schema)
+    return httpPart === 'body' ? check : readingText(check, schema)
   }
 }) as unknown as BuildValidator
 
@@ -23,17 +23,19 @@ type BuildValidator = NonNullable<
 >
 
 /**
- * Reads the numbers of a path or a query before they are checked. Ajv's own coercion takes hex,
- * spaces and `Infinity`, which then passes any maximum.
+ * Reads the numbers and booleans of a path, a query or an environment before they are checked.
+ * Ajv's own coercion takes hex, spaces and `Infinity`, which then passes any maximum.
  */
-function readingNumbers(check: ValidateFunction, schema: { properties?: object }) {
-  const numbers = Object.entries(schema.properties ?? {})
-    .filter(([, { type }]) => type === 'integer' || type === 'number')
-    .map(([name]) => name)
+export function readingText(check: ValidateFunction, schema: { properties?: object }) {
+  const types = Object.entries(schema.properties ?? {}).map(
+    ([name, { type }]): [string, string] => [name, type]
+  )
+  const typed = types.filter(([, type]) => ['integer', 'number', 'boolean'].includes(type))
   const validate = (data: Record<string, unknown>) => {
-    for (const name of numbers) {
+    for (const [name, type] of typed) {
       const text = data[name]
-      if (typeof text === 'string' && /^-?\d+(\.\d+)?$/.test(text)) data[name] = Number(text)
+      if (typeof text === 'string')
+        data[name] = type === 'boolean' ? toBoolean(text) : toNumber(text)
     }
     const valid = check(data)
     validate.errors = check.errors
@@ -43,7 +45,15 @@ function readingNumbers(check: ValidateFunction, schema: { properties?: object }
   return validate
 }
 
-export function createAjv(options: Options): Ajv {
+function toNumber(text: string): unknown {
+  return /^-?\d+(\.\d+)?$/.test(text) ? Number(text) : text
+}
+
+function toBoolean(text: string): unknown {
+  return text === 'true' || text === 'false' ? text === 'true' : text
+}
+
+export function createAjv(options: Options = {}): Ajv {
   const ajv = new Ajv({ useDefaults: true, allErrors: true, ...options })
   formats.default(ajv, ['date-time', 'email', 'uuid'])
   const dateTime = ajv.formats['date-time'] as { validate: (text: string) => boolean }

@@ -27,6 +27,9 @@ t.test('variables have types, ranges and defaults', async (t) => {
   for (const [name, value] of [
     ['PORT', '70000'],
     ['PORT', 'http'],
+    ['PORT', '0x50'],
+    ['BODY_LIMIT', 'Infinity'],
+    ['ALLOW_DEMO_PASSWORD', 'yes'],
     ['LOG_LEVEL', 'loud'],
     ['STORAGE', 'floppy'],
     ['REGISTRATION', 'maybe'],
