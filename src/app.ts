@@ -28,6 +28,7 @@ import { resourceRoutes } from './routes/resources.js'
 import { secretRoutes } from './routes/secrets.js'
 import { statusRoutes } from './routes/status.js'
 import { userRoutes } from './routes/users.js'
+import { buildSerializer } from './serializer.js'
 import { createUsers } from './users.js'
 import { buildValidator } from './validator.js'
 import { version } from './version.js'
@@ -68,7 +69,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     clientErrorHandler: answerUnreadable,
     // What comes in before the server has stopped is served: the refusal would be no problem document.
     return503OnClosing: false,
-    schemaController: { compilersFactory: { buildValidator } }
+    schemaController: { compilersFactory: { buildSerializer, buildValidator } }
   })
 
   readJsonBodies(app)
