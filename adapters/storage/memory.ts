@@ -5,10 +5,11 @@ import { compareBytes } from './bytes.js'
 import type { Driver, DriverChange, DriverQuery, DriverRow, Position } from './driver.js'
 import { StorageError } from './errors.js'
 import type { TenantId } from './port.js'
+import { positionOf } from './storage.js'
 
 const BTree = sortedBtree.default
-/** Places in list order. What is at a place is found by its key. */
-type Index = sortedBtree.default<Position, undefined>
+/** Rows in list order. A page reads its rows from here and from nowhere else in the memory. */
+type Index = sortedBtree.default<Position, DriverRow>
 
 interface Entry {
   readonly row: DriverRow
@@ -103,8 +104,8 @@ export function openMemory(): Driver {
         if (before) owners.set(before, owner)
       })
     }
-    const at = row[resource.order] as string
-    const position = old?.position.at === at ? old.position : { at, key }
+    const place = positionOf(resource, row)
+    const position = old?.position.at === place.at ? old.position : place
     const entry = { row, position }
     link(partition, entry, old)
     undo.push(() => (old ? link(partition, old, entry) : unlink(partition, entry)))
@@ -200,10 +201,10 @@ export function openMemory(): Driver {
       const parts = partitions(resource, tenant, query)
       const found = parts.flatMap((partition) => readPage(partition, query))
       if (parts.length > 1) {
-        found.sort((a, b) => comparePositions(a.position, b.position))
+        found.sort((a, b) => comparePositions(positionOf(resource, a), positionOf(resource, b)))
         if (query.order === 'desc') found.reverse()
       }
-      const rows = found.slice(0, query.limit).map((entry) => entry.row)
+      const rows = found.slice(0, query.limit)
       if (!query.count) return { rows }
       return { rows, total: parts.reduce((sum, part) => sum + countRows(part, query), 0) }
     },
@@ -248,7 +249,7 @@ function partitionOf(table: Table, tenant: string): Partition {
     const fields = new Set([...filters, ...references.map(({ field }) => field)])
     partition = {
       rows: new Map(),
-      all: new BTree<Position, undefined>(undefined, comparePositions),
+      all: new BTree<Position, DriverRow>(undefined, comparePositions),
       byField: new Map([...fields].map((field) => [field, new Map()]))
     }
     table.partitions.set(tenant, partition)
@@ -261,19 +262,16 @@ function link(partition: Partition, entry: Entry, old: Entry | undefined): void 
   partition.rows.set(entry.position.key, entry)
   const moved = old?.position !== entry.position
   if (old && moved) partition.all.delete(old.position)
-  if (moved) partition.all.set(entry.position, undefined)
+  partition.all.set(entry.position, entry.row)
   for (const [field, indexes] of partition.byField) {
     const value = entry.row[field]
-    if (old) {
-      if (old.row[field] === value && !moved) continue
-      unindex(indexes, old.row[field], old.position)
-    }
+    if (old && (moved || old.row[field] !== value)) unindex(indexes, old.row[field], old.position)
     let index = indexes.get(value)
     if (!index) {
-      index = new BTree<Position, undefined>(undefined, comparePositions)
+      index = new BTree<Position, DriverRow>(undefined, comparePositions)
       indexes.set(value, index)
     }
-    index.set(entry.position, undefined)
+    index.set(entry.position, entry.row)
   }
 }
 
@@ -304,12 +302,11 @@ function chooseIndex(partition: Partition, { filter }: DriverQuery) {
   return { index, rest: [...filter].filter(([field]) => field !== settled) }
 }
 
-function readPage(partition: Partition, query: DriverQuery): Entry[] {
+function readPage(partition: Partition, query: DriverQuery): DriverRow[] {
   const { index, rest } = chooseIndex(partition, query)
-  const found: Entry[] = []
-  for (const position of walk(index, query)) {
-    const entry = partition.rows.get(position.key) as Entry
-    if (rest.every(([field, value]) => entry.row[field] === value)) found.push(entry)
+  const found: DriverRow[] = []
+  for (const row of walk(index, query)) {
+    if (rest.every(([field, value]) => row[field] === value)) found.push(row)
     if (found.length === query.limit) break
   }
   return found
@@ -323,23 +320,26 @@ function countRows(partition: Partition, query: DriverQuery): number {
   return readPage(partition, all).length
 }
 
-/** The places of an index within the query's period, in its order, after its cursor. */
+/** The rows of an index within the query's period, in its order, after its cursor. */
 function* walk(index: Index | undefined, { order, since, until, after }: DriverQuery) {
   if (!index) return
-  const reused: Position[] = []
+  const reused: (Position | DriverRow)[] = []
   if (order === 'asc') {
     const from = since === undefined ? undefined : { at: since, key: '' }
+    let passed = after
     const start = after && (!from || comparePositions(after, from) > 0) ? after : from
-    for (const [position] of index.entries(start, reused as never)) {
+    for (const [position, row] of index.entries(start, reused)) {
       if (until !== undefined && position.at >= until) return
-      if (!after || comparePositions(position, after) > 0) yield position
+      if (passed && comparePositions(position, passed) <= 0) continue
+      passed = undefined
+      yield row
     }
   } else {
     const from = until === undefined ? undefined : { at: until, key: '' }
     const start = after && (!from || comparePositions(after, from) < 0) ? after : from
-    for (const [position] of index.entriesReversed(start, reused as never, start !== undefined)) {
+    for (const [position, row] of index.entriesReversed(start, reused, start !== undefined)) {
       if (since !== undefined && position.at < since) return
-      yield position
+      yield row
     }
   }
 }
