@@ -114,7 +114,8 @@ function sharedCounter(redis: Redis, log: FastifyBaseLogger) {
   if (redis.status !== 'ready') wentAway()
 
   return (key: string, windowMs: number): Promise<Count> | undefined => {
-    if (redis.status !== 'ready' || Date.now() < restsUntil) return undefined
+    if (redis.status !== 'ready') wentAway()
+    if (Date.now() < restsUntil) return undefined
     return redis.countInWindow(key, windowMs).then(
       ([current, ttl]) => {
         cameBack()

@@ -24,6 +24,7 @@ export function createCompletionCache(
     maxSize: bytes,
     ttl: lifeMs,
     perf: clock,
+    ttlResolution: 0,
     // Strings take up to two bytes a unit.
     sizeCalculation: ({ content, model }, key) =>
       ENTRY_BYTES + 2 * (content.length + model.length + key.length)

@@ -68,6 +68,7 @@ export function createCalls(options: CallsOptions): Calls {
       temperature: ask.temperature,
       maxTokens: ask.maxTokens
     }
+    call.provider = provider.name
     call.model = prompt.model
     moderation.assertAllowed(ask)
     return { provider, prompt }
@@ -190,7 +191,9 @@ function howToConfigure(known: readonly string[]): string {
 
 /** One call from its start to the line in the log that tells of it. */
 class Call {
-  model = ''
+  // As configured, and not as asked for: what a request says instead may be anything.
+  provider = 'unknown'
+  model = 'unknown'
   cache: CacheUse = 'off'
   /** What the provider charges for this call. */
   tokens: TokenCounts | null = null
@@ -204,9 +207,7 @@ class Call {
     readonly origin: Origin,
     private readonly log: CallLog,
     private readonly usage: Usage
-  ) {
-    this.model = ask.model ?? ''
-  }
+  ) {}
 
   firstToken(): void {
     this.#firstTokenMs ??= this.#elapsed()
@@ -227,7 +228,7 @@ class Call {
       this.leave()
       return error
     }
-    const problem = toProviderProblem(error, this.ask.provider ?? DEFAULT_PROVIDER)
+    const problem = toProviderProblem(error, this.provider)
     this.#tell(problem instanceof ApiError ? problem.code : 'internal_error')
     return problem
   }
@@ -235,15 +236,14 @@ class Call {
   #tell(outcome: string): void {
     if (this.#told) return
     this.#told = true
-    const { ask, origin, tokens } = this
-    const model = this.model || 'unknown'
+    const { ask, origin, provider, model, tokens } = this
     this.log.write({
       time: new Date().toISOString(),
       request_id: origin.requestId,
       route: origin.route,
       tenant: origin.tenant,
       user: origin.user,
-      provider: ask.provider ?? DEFAULT_PROVIDER,
+      provider,
       model,
       prompt_chars: ask.prompt.length,
       system_chars: ask.system?.length ?? 0,

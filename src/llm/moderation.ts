@@ -81,7 +81,13 @@ const WORD = '[\\p{L}\\p{N}\\p{M}_]'
 const isWord = new RegExp(`^${WORD}$`, 'u')
 
 function compileTerms(given: readonly string[]): Terms | null {
-  const terms = [...new Set(given.map((term) => fold(term).trim()))].filter((term) => term !== '')
+  // A mark at the start would belong to whatever stands before the term.
+  const folded = given.map((term) =>
+    fold(term)
+      .replace(/^[\p{M}\s]+/u, '')
+      .trimEnd()
+  )
+  const terms = [...new Set(folded)].filter((term) => term !== '')
   if (terms.length === 0) return null
   const longest = Math.max(...terms.map(({ length }) => length))
   const whole = anyOf(terms, `(?!${WORD})`)

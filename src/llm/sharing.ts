@@ -53,8 +53,8 @@ export function createSharing<T>(left: () => Error): Sharing<T> {
         }
         if (signal.aborted) leave()
         else signal.addEventListener('abort', leave, { once: true })
-        const stop = () => signal.removeEventListener('abort', leave)
-        flight.promise.then(resolve, reject).finally(stop)
+        const land = () => signal.removeEventListener('abort', leave)
+        flight.promise.finally(land).then(resolve, reject)
       })
       return { promise, joined: found !== undefined }
     }

@@ -11,6 +11,8 @@ export interface LlmApi extends TestApi {
   readonly admin: Person
   /** Where the app listens. */
   readonly port: number
+  /** LLM requests that have come and not ended. */
+  callsUnderWay(): number
 }
 
 /** The API in front of an upstream, listening, with an admin signed in. */
@@ -31,7 +33,13 @@ export async function llmApi(
   const admin = await api.register()
   await api.app.listen({ port: 0, host: '127.0.0.1' })
   const { port } = api.app.server.address() as AddressInfo
-  return { ...api, admin, port }
+  let underWay = 0
+  api.app.server.on('request', ({ url }, response) => {
+    if (!url?.startsWith('/api/llm/')) return
+    underWay++
+    response.once('close', () => underWay--)
+  })
+  return { ...api, admin, port, callsUnderWay: () => underWay }
 }
 
 export interface Exchange {

@@ -1,0 +1,209 @@
+import { mock } from 'node:test'
+import { setImmediate } from 'node:timers/promises'
+import t from 'tap'
+import { StorageError } from '../../adapters/storage/errors.js'
+import { ACROSS_TENANTS, type Storage, type TenantId } from '../../adapters/storage/port.js'
+import { llmUsage } from '../../schemas/llm-usage.js'
+import { users } from '../../schemas/users.js'
+import { createUsage, type UsedCall } from '../../src/llm/usage.js'
+import { type Person, testApi } from '../support/api.js'
+import { llmApi } from '../support/llm-api.js'
+import { answerWith, refuseWith, startUpstream, tokens } from '../support/llm-upstream.js'
+import { type Teardown, testStorages } from '../support/storages.js'
+
+const user = '019b76da-a800-7000-8000-000000000001'
+
+/** A storage with one tenant, and its rows of usage. */
+async function usageOn(t: Teardown, open = testStorages[0]?.open) {
+  if (!open) throw new Error('there is no storage')
+  const storage = await open(t)
+  const { register } = await testApi(t, { storage })
+  const person = await register()
+  const tenant = await tenantOf(storage, person)
+  const rows = async () =>
+    (await storage.list({ resource: llmUsage, tenant }, { limit: 1000 })).rows
+  const call = (change: Partial<UsedCall> = {}): UsedCall => ({
+    tenant,
+    user,
+    model: 'm',
+    failed: false,
+    promptTokens: 1,
+    completionTokens: 2,
+    ...change
+  })
+  return { storage, tenant, rows, call, send: person.send }
+}
+
+async function tenantOf(storage: Storage, { id }: Person): Promise<TenantId> {
+  const row = await storage.get({ resource: users, tenant: ACROSS_TENANTS }, id)
+  return row?.tenant_id as TenantId
+}
+
+for (const { kind, open } of testStorages)
+  t.test(`totals on ${kind}`, async (t) => {
+    const { storage, rows, call, send } = await usageOn(t, open)
+    let now = new Date('2026-01-30T23:00:00Z')
+    const warnings: string[] = []
+    const options = {
+      storage,
+      warn: (_error: unknown, message: string) => warnings.push(message),
+      now: () => now
+    }
+    const [one, two] = [createUsage(options), createUsage(options)]
+    one.add(call())
+    one.add(call({ failed: true }))
+    one.add(call({ model: 'n' }))
+    two.add(call())
+    t.equal((await rows()).length, 0, 'a call costs no commit')
+    await Promise.all([one.flush(), two.flush()])
+    t.equal((await rows()).length, 3, 'a row for each instance and model')
+    one.add(call())
+    now = new Date('2026-01-31T01:00:00Z')
+    one.add(call())
+    await Promise.all([one.close(), two.close()])
+    t.equal((await rows()).length, 4)
+
+    const report = async (query = '') =>
+      (await send('GET', `/llm/usage?since=2026-01-30&until=2026-01-31${query}`)).json()
+    const day30 = { day: '2026-01-30', user_id: user }
+    const sums = [
+      { day: '2026-01-31', model: 'm', user_id: user, ...totals(1, 0) },
+      { ...day30, model: 'm', ...totals(4, 1) },
+      { ...day30, model: 'n', ...totals(1, 0) }
+    ]
+    t.same(await report(), sums)
+    t.same(await report('&model=n'), [sums[2]])
+    t.same(await report(`&user_id=${user.replace(/1$/, '2')}`), [])
+    const first = await send('GET', '/llm/usage?since=2026-01-30&until=2026-01-30')
+    t.same(first.json(), sums.slice(1))
+    t.strictSame(warnings, [])
+  })
+
+function totals(calls: number, errors: number) {
+  return { calls, errors, prompt_tokens: calls, completion_tokens: 2 * calls }
+}
+
+t.test('a report is for admins, of their own tenant, over a period that makes sense', async (t) => {
+  const upstream = await startUpstream(t, answerWith('Hello!'))
+  const { admin, person, register } = await llmApi(t, upstream.url, {
+    env: { LLM_CACHE_ENABLED: 'true' }
+  })
+  const editor = await person(admin, 'editor')
+  await editor.send('POST', '/llm/complete', { prompt: 'Hi', model: 'm' })
+  await editor.send('POST', '/llm/complete', { prompt: 'Hi', model: 'm' })
+  await editor.send('POST', '/llm/stream', { prompt: 'Hi', model: 'm' })
+  upstream.answer = refuseWith(500)
+  await editor.send('POST', '/llm/stream', { prompt: 'Hi', model: 'm' })
+  const report = await admin.send('GET', '/llm/usage')
+  t.strictSame(
+    report.json(),
+    [
+      {
+        day: new Date().toISOString().slice(0, 10),
+        model: 'm',
+        user_id: editor.id,
+        calls: 4,
+        errors: 1,
+        prompt_tokens: 2 * tokens.prompt_tokens,
+        completion_tokens: 2 * tokens.completion_tokens
+      }
+    ],
+    'a hit costs no tokens, and what is under ten seconds old is there'
+  )
+  t.equal((await editor.send('GET', '/llm/usage')).statusCode, 403)
+  t.same((await (await register()).send('GET', '/llm/usage')).json(), [])
+  for (const query of [
+    'since=yesterday',
+    'since=2026-02-30',
+    'since=2026-02-02&until=2026-02-01',
+    'since=2024-01-01&until=2026-01-01'
+  ])
+    t.equal((await admin.send('GET', `/llm/usage?${query}`)).statusCode, 400, query)
+})
+
+t.test('totals survive a storage that is away, and one whose answer is lost', async (t) => {
+  const { storage, rows, call } = await usageOn(t)
+  let fault: 'before' | 'after' | undefined = 'before'
+  const shaky = {
+    ...storage,
+    commit: async (commit: Parameters<Storage['commit']>[0]) => {
+      if (fault === 'before') throw new StorageError('unavailable')
+      const stored = await storage.commit(commit)
+      if (fault === 'after') throw new StorageError('outcome_unknown')
+      return stored
+    }
+  } as Storage
+  const warnings: string[] = []
+  const usage = createUsage({ storage: shaky, warn: (_error, message) => warnings.push(message) })
+  usage.add(call())
+  await usage.flush()
+  t.equal((await rows()).length, 0)
+  fault = 'after'
+  await usage.flush()
+  t.equal(warnings.length, 2)
+  usage.add(call())
+  fault = undefined
+  await usage.flush()
+  t.match(await rows(), [{ calls: 2, prompt_tokens: 2 }], 'counted once')
+  fault = 'after'
+  usage.add(call())
+  await usage.flush()
+  fault = undefined
+  await usage.close()
+  t.match(await rows(), [{ calls: 3 }])
+})
+
+t.test(
+  'rows that are gone are made again, and those of a tenant that is gone are not',
+  async (t) => {
+    const { storage, tenant, rows, call } = await usageOn(t)
+    const warnings: unknown[] = []
+    const usage = createUsage({ storage, warn: (error) => warnings.push(error) })
+    usage.add(call())
+    await usage.flush()
+    const [row] = await rows()
+    await storage.commit({
+      tenant,
+      changes: [{ op: 'delete', resource: llmUsage, key: row?.id as string }]
+    })
+    usage.add(call())
+    usage.add(call({ tenant: '019b76da-a800-7000-8000-00000000dead' as TenantId }))
+    await usage.close()
+    t.match(await rows(), [{ calls: 2 }])
+    t.strictSame(warnings, [])
+  }
+)
+
+t.test('names that somebody makes up do not fill the table', async (t) => {
+  const { storage, rows, call } = await usageOn(t)
+  const usage = createUsage({ storage, warn: () => {} })
+  for (let n = 0; n < 300; n++) usage.add(call({ model: `model-${n}` }))
+  await usage.close()
+  const all = await rows()
+  t.equal(all.length, 101)
+  t.equal(all.find(({ model }) => model === 'other')?.calls, 200)
+})
+
+t.test('totals are written every ten seconds, where there are new ones', async (t) => {
+  const { storage, rows, call } = await usageOn(t)
+  let commits = 0
+  const counting = {
+    ...storage,
+    commit: (commit: Parameters<Storage['commit']>[0]) => {
+      commits++
+      return storage.commit(commit)
+    }
+  } as Storage
+  mock.timers.enable({ apis: ['setInterval'] })
+  t.teardown(() => mock.timers.reset())
+  const usage = createUsage({ storage: counting, warn: () => {} })
+  usage.add(call())
+  mock.timers.tick(9_999)
+  await setImmediate()
+  t.equal(commits, 0)
+  mock.timers.tick(1)
+  while ((await rows()).length === 0) await setImmediate()
+  mock.timers.tick(10_000)
+  await usage.close()
+  t.equal(commits, 1)
+})
