@@ -1,6 +1,5 @@
 import { randomUUID } from 'node:crypto'
 import cors from '@fastify/cors'
-import helmet from '@fastify/helmet'
 import rateLimit, { type RateLimitOptions } from '@fastify/rate-limit'
 import fastify, { type FastifyInstance, type FastifyServerOptions, LogController } from 'fastify'
 import type { Redis } from 'ioredis'
@@ -28,6 +27,7 @@ import { resourceRoutes } from './routes/resources.js'
 import { secretRoutes } from './routes/secrets.js'
 import { statusRoutes } from './routes/status.js'
 import { userRoutes } from './routes/users.js'
+import { setSecurityHeaders } from './security-headers.js'
 import { buildSerializer } from './serializer.js'
 import { createUsers } from './users.js'
 import { buildValidator } from './validator.js'
@@ -86,7 +86,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   )
   app.decorateRequest('caller', null)
 
-  await app.register(helmet, {
+  setSecurityHeaders(app, {
     contentSecurityPolicy: {
       useDefaults: false,
       directives: { defaultSrc: ["'none'"], frameAncestors: ["'none'"] }
@@ -109,20 +109,24 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
 
   const accounts = createAccounts(storage)
   app.addHook('onRoute', requireRole)
-  app.addHook('onRequest', async (request, reply) => {
+  // Hooks that wait for nothing call back: a promise for each is what a request would notice.
+  app.addHook('onRequest', (request, reply, done) => {
     reply.header('x-request-id', request.id)
+    done()
   })
   app.addHook('onRequest', authenticate(storage, identity, accounts))
-  app.addHook('preValidation', async ({ body, query, params }) => {
+  app.addHook('preValidation', ({ body, query, params }, _reply, done) => {
     assertClean(params, 'path')
     assertClean(query, 'query')
     assertClean(body, 'body')
+    done()
   })
-  app.addHook('onResponse', async ({ log, method, routeOptions, ip }, reply) => {
+  app.addHook('onResponse', ({ log, method, routeOptions, ip }, reply, done) => {
     // The route and not the address: queries and ids are nobody's business in a log.
     const { statusCode, elapsedTime } = reply
     const ms = Math.round(elapsedTime * 100) / 100
     log.info({ method, route: routeOptions.url, status: statusCode, ms, ip }, 'request')
+    done()
   })
 
   await documentation(app, version)

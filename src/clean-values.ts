@@ -3,6 +3,8 @@ import { ApiError } from './problems.js'
 /** JSON deeper than this is refused, for bodies and for every value in them. */
 export const MOST_NESTING = 32
 
+type Place = 'body' | 'query' | 'path'
+
 /**
  * Refuses what the storages would keep differently or not at all: NUL (Postgres has no place for
  * it), lone surrogates (no UTF-8 form), numbers that are not finite or that a double cannot count
@@ -11,48 +13,58 @@ export const MOST_NESTING = 32
  *
  * @throws ApiError `unsafe_value`, with a JSON pointer to the value.
  */
-export function assertClean(value: unknown, place: 'body' | 'query' | 'path'): void {
-  walk(value, '', 0)
+export function assertClean(value: unknown, place: Place): void {
+  const detail = violationOf(value)
+  if (detail) refuse(place, '', detail)
+  if (typeof value === 'object' && value !== null) assertMembers(value, place, [])
+}
 
-  function walk(value: unknown, pointer: string, depth: number): void {
-    if (typeof value === 'string') assertText(value, pointer)
-    else if (typeof value === 'number') assertNumber(value, pointer)
-    else if (typeof value === 'object' && value !== null) {
-      if (depth === MOST_NESTING) refuse(pointer, `is nested deeper than ${MOST_NESTING} levels`)
-      for (const [key, child] of Object.entries(value)) {
-        const below = `${pointer}/${key.replaceAll('~', '~0').replaceAll('/', '~1')}`
-        assertText(key, below)
-        assertKey(key, child, below)
-        walk(child, below, depth + 1)
-      }
+/** The keys above are joined to a pointer only where something is refused. */
+function assertMembers(value: object, place: Place, keys: string[]): void {
+  if (keys.length === MOST_NESTING)
+    refuse(place, pointerTo(keys), `is nested deeper than ${MOST_NESTING} levels`)
+  for (const [key, child] of Object.entries(value)) {
+    const detail = textViolation(key) ?? keyViolation(key, child) ?? violationOf(child)
+    if (detail) refuse(place, pointerTo([...keys, key]), detail)
+    if (typeof child === 'object' && child !== null) {
+      keys.push(key)
+      assertMembers(child, place, keys)
+      keys.pop()
     }
   }
+}
 
-  function assertText(text: string, pointer: string): void {
-    if (text.includes('\0')) refuse(pointer, 'contains the character NUL')
-    if (!text.isWellFormed()) refuse(pointer, 'contains half of a surrogate pair')
-  }
+function violationOf(value: unknown): string | undefined {
+  if (typeof value === 'string') return textViolation(value)
+  return typeof value === 'number' ? numberViolation(value) : undefined
+}
 
-  function assertKey(key: string, child: unknown, pointer: string): void {
-    const isPrototype = key === 'constructor' && hasPrototype(child)
-    if (key === '__proto__' || isPrototype) refuse(pointer, 'would change a prototype')
-  }
+function textViolation(text: string): string | undefined {
+  if (text.includes('\0')) return 'contains the character NUL'
+  return text.isWellFormed() ? undefined : 'contains half of a surrogate pair'
+}
 
-  function assertNumber(number: number, pointer: string): void {
-    if (!Number.isFinite(number)) refuse(pointer, 'is too large a number')
-    if (Number.isInteger(number) && !Number.isSafeInteger(number))
-      refuse(pointer, 'is an integer beyond 2^53: send it as a string')
-  }
+function keyViolation(key: string, child: unknown): string | undefined {
+  const isPrototype = key === 'constructor' && hasPrototype(child)
+  return key === '__proto__' || isPrototype ? 'would change a prototype' : undefined
+}
 
-  function refuse(pointer: string, detail: string): never {
-    throw new ApiError(
-      'unsafe_value',
-      `${place} ${pointer}: ${detail}.`.replace(/\0/g, '\\0').toWellFormed(),
-      {
-        errors: [{ in: place, pointer: pointer.replace(/\0/g, '\\0').toWellFormed(), detail }]
-      }
-    )
-  }
+function numberViolation(number: number): string | undefined {
+  if (!Number.isFinite(number)) return 'is too large a number'
+  if (Number.isInteger(number) && !Number.isSafeInteger(number))
+    return 'is an integer beyond 2^53: send it as a string'
+  return undefined
+}
+
+function pointerTo(keys: readonly string[]): string {
+  return keys.map((key) => `/${key.replaceAll('~', '~0').replaceAll('/', '~1')}`).join('')
+}
+
+function refuse(place: Place, pointer: string, detail: string): never {
+  const shown = pointer.replaceAll('\0', '\\0').toWellFormed()
+  throw new ApiError('unsafe_value', `${place} ${shown}: ${detail}.`, {
+    errors: [{ in: place, pointer: shown, detail }]
+  })
 }
 
 function hasPrototype(value: unknown): boolean {
