@@ -1,5 +1,6 @@
 import type { AddressInfo } from 'node:net'
 import closeWithGrace from 'close-with-grace'
+import { pino } from 'pino'
 import type { Environment } from '../schemas/environment.js'
 import { buildApp } from './app.js'
 import { runCommand } from './command.js'
@@ -29,6 +30,7 @@ async function main(): Promise<void> {
     identity,
     keyring: keys.keyring,
     providers,
+    logger: { level: env.LOG_LEVEL, stream: standardOutput() },
     ...(redis ? { redis } : {})
   })
   await app.listen({ port: env.PORT, host: env.HOST })
@@ -42,6 +44,14 @@ async function main(): Promise<void> {
     await storage.close()
     redis?.disconnect()
   })
+}
+
+/**
+ * Lines that come while others are being written go with the next write, so that a log that is
+ * slow to take them holds up nobody. At the end of the process what is left is written.
+ */
+function standardOutput() {
+  return pino.destination({ fd: process.stdout.fd, sync: false })
 }
 
 function announce(env: Environment, opened: Opened, port: number, withDemoData: boolean): void {
