@@ -42,10 +42,23 @@ const superuser = 'test_admin'
 
 /** Starts a server and prepares its templates. The owner of all databases is no superuser. */
 export async function startPostgres(settings: PostgresSettings = {}): Promise<PostgresServer> {
-  const binaries = await findBinaries()
   const account = await unprivilegedAccount()
   const folder = await mkdtemp(join(tmpdir(), 'postgres-'))
   if (account) await chown(folder, account.uid, account.gid)
+  try {
+    return await startIn(folder, account, settings)
+  } catch (error) {
+    await rm(folder, { recursive: true })
+    throw error
+  }
+}
+
+async function startIn(
+  folder: string,
+  account: Account | undefined,
+  settings: PostgresSettings
+): Promise<PostgresServer> {
+  const binaries = await findBinaries()
   const options = { ...account, cwd: folder, env: { ...process.env, LC_ALL: 'C' } }
   const data = join(folder, 'data')
   await runChild(
@@ -110,12 +123,24 @@ export async function startPostgres(settings: PostgresSettings = {}): Promise<Po
   }
 
   await start()
-  await server.query('postgres', settings.serverSql ?? 'create role app login createdb')
+  try {
+    await prepareTemplates(server, settings)
+  } catch (error) {
+    await stop()
+    throw error
+  }
+  return server
+}
+
+async function prepareTemplates(
+  server: PostgresServer,
+  { serverSql = 'create role app login createdb', databaseSql }: PostgresSettings
+): Promise<void> {
+  await server.query('postgres', serverSql)
   await server.query('postgres', 'create database empty owner app')
-  if (settings.databaseSql) await server.query('empty', settings.databaseSql)
+  if (databaseSql) await server.query('empty', databaseSql)
   await server.query('postgres', 'create database migrated template empty owner app')
   await migratePostgres({ url: server.url('migrated') })
-  return server
 }
 
 /**
@@ -175,8 +200,13 @@ async function findBinaries(): Promise<string> {
   return join(dirname(entry), '..', 'native', 'bin')
 }
 
+interface Account {
+  readonly uid: number
+  readonly gid: number
+}
+
 /** Postgres refuses to run as root. */
-export async function unprivilegedAccount(): Promise<{ uid: number; gid: number } | undefined> {
+export async function unprivilegedAccount(): Promise<Account | undefined> {
   if (process.getuid?.() !== 0) return undefined
   const accounts = (await readFile('/etc/passwd', 'utf8'))
     .split('\n')
