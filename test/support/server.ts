@@ -1,5 +1,5 @@
 import { packageFile } from '../../adapters/package-files.js'
-import { type Child, startChild } from './child-process.js'
+import { type Child, runChild, startChild } from './child-process.js'
 import type { Teardown } from './storages.js'
 
 const tsx = import.meta.resolve('tsx')
@@ -15,8 +15,32 @@ export function startServer(
   env: Readonly<Record<string, string>> = {},
   args: readonly string[] = []
 ): Child {
+  return startProgram(t, folder, env, ['--import', tsx, server, ...args])
+}
+
+/** The same from the build, which starts faster: for tests that start it many times. */
+export function startBuiltServer(
+  t: Teardown,
+  folder: string,
+  env: Readonly<Record<string, string>> = {}
+): Child {
+  return startProgram(t, folder, env, [packageFile('dist/src/server.js').pathname])
+}
+
+/** Brings the build up to the sources. */
+export async function buildServer(): Promise<void> {
+  const tsc = packageFile('node_modules/typescript/bin/tsc').pathname
+  await runChild(process.execPath, [tsc, '-p', packageFile('src').pathname])
+}
+
+function startProgram(
+  t: Teardown,
+  folder: string,
+  env: Readonly<Record<string, string>>,
+  args: string[]
+): Child {
   const { PATH = '' } = process.env
-  const child = startChild(process.execPath, ['--import', tsx, server, ...args], {
+  const child = startChild(process.execPath, args, {
     cwd: folder,
     env: { PATH, PORT: '0', ...env }
   })
