@@ -41,6 +41,20 @@ export const Environment = Type.Object({
     default: 1_048_576,
     description: 'Largest request body, in bytes.'
   }),
+  SHUTDOWN_DELAY_MS: Type.Optional(
+    Type.Integer({
+      minimum: 0,
+      maximum: 600_000,
+      description:
+        'After SIGTERM, how long /api/ready answers 503 before nothing is accepted any more, so that a load balancer looks away. Unset: 5000 in production, else 0.'
+    })
+  ),
+  SHUTDOWN_TIMEOUT_MS: Type.Integer({
+    minimum: 0,
+    maximum: 3_600_000,
+    default: 10_000,
+    description: 'How long requests and streams may go on after that.'
+  }),
 
   STORAGE: Type.Optional(
     Choice(['memory', 'sqlite', 'postgres', 'supabase'], {

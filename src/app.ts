@@ -49,6 +49,8 @@ export interface AppOptions {
   readonly redis?: Redis
   /** None by default: the LLM routes then say what to set. */
   readonly providers?: readonly LlmProvider[]
+  /** Aborts when the server is about to stop: from then on it says that it is not ready. */
+  readonly stopping?: AbortSignal
   /** Standard output at the environment's level by default. */
   readonly logger?: FastifyServerOptions['logger']
 }
@@ -107,6 +109,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   })
   app.decorate('signInLimit', { max: env.AUTH_RATE_LIMIT_PER_MINUTE, timeWindow: '1 minute' })
 
+  app.addHook('preClose', () => stopAccepting(app))
   const accounts = createAccounts(storage)
   app.addHook('onRoute', requireRole)
   // Hooks that wait for nothing call back: a promise for each is what a request would notice.
@@ -134,7 +137,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     async (api) => {
       const users = createUsers(storage, identity, accounts)
       const registration = env.REGISTRATION
-      statusRoutes(api, storage, version)
+      statusRoutes(api, { storage, version, stopping: options.stopping })
       authRoutes(api, { storage, identity, accounts, users, registration })
       userRoutes(api, users)
       resourceRoutes(api, templates)
@@ -148,6 +151,13 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     { prefix: '/api' }
   )
   return app
+}
+
+/** Before anything else ends: what is under way may take its time, and nothing may join it. */
+async function stopAccepting({ server }: FastifyInstance): Promise<void> {
+  server.close()
+  // A connection that has its last answer would be kept for the next request, and the server open.
+  server.keepAliveTimeout = 1
 }
 
 /** A route that forgot to say who may call it stops the start. */

@@ -8,6 +8,7 @@ import { loadEnvironmentFiles, readEnvironment } from './configuration.js'
 import { demoLogin, seedDemoData } from './demo-data.js'
 import { type Opened, openBackend, openLlm } from './open.js'
 import { connectRedis } from './redis.js'
+import { mostStoppingMs, stopServing } from './stopping.js'
 import { version } from './version.js'
 
 /** `--dev` works on SQLite with demo data, unless STORAGE says otherwise. */
@@ -24,6 +25,7 @@ async function main(): Promise<void> {
   if (withDemoData) await seedDemoData(storage, identity, keys.keyring)
 
   const redis = env.REDIS_URL ? await connectRedis(env.REDIS_URL) : undefined
+  const stopping = new AbortController()
   const app = await buildApp({
     env,
     storage,
@@ -31,15 +33,17 @@ async function main(): Promise<void> {
     keyring: keys.keyring,
     providers,
     logger: { level: env.LOG_LEVEL, stream: standardOutput() },
+    stopping: stopping.signal,
     ...(redis ? { redis } : {})
   })
   await app.listen({ port: env.PORT, host: env.HOST })
   const { port } = app.server.address() as AddressInfo
   announce(env, opened, port, withDemoData)
 
-  closeWithGrace({ delay: 10_000 }, async ({ err }) => {
+  closeWithGrace({ delay: mostStoppingMs(env) }, async ({ err }) => {
     if (err) app.log.error({ err }, 'stopping after an error')
-    await app.close()
+    stopping.abort()
+    await stopServing(app, env, { atOnce: err !== undefined })
     for (const provider of providers) provider.close()
     await storage.close()
     redis?.disconnect()

@@ -30,8 +30,6 @@ export interface LlmDependencies {
 }
 
 const tag = 'llm'
-/** How long a server that stops lets answers that are not streamed go on, in milliseconds. */
-const STOP_GRACE_MS = 5000
 const DAY_MS = 24 * 60 * 60 * 1000
 /** Longest period of one report, in days. */
 const MOST_DAYS = 366
@@ -66,12 +64,11 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
     usage
   })
   const limited = limitCalls(app, env.LLM_RATE_LIMIT_PER_MINUTE)
-  const completions = createUnderWay()
-  const streams = createUnderWay()
+  const underWay = createUnderWay()
 
   app.addHook('preClose', async () => {
     // The server waits for open answers before it closes, and a stream may never end by itself.
-    await Promise.all([streams.stop(0), completions.stop(STOP_GRACE_MS)])
+    await underWay.stop(env.SHUTDOWN_TIMEOUT_MS)
   })
   app.addHook('onClose', async () => {
     await Promise.all([usage.close(), log.close()])
@@ -101,7 +98,7 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
     },
     problems: [422, 429, 502, 503, 504],
     async handler(request, reply, caller) {
-      const task = completions.begin(reply.raw)
+      const task = underWay.begin(reply.raw)
       try {
         const { completion, hit } = await calls.complete(
           request.body,
@@ -126,7 +123,7 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
     reply: FastifyReply,
     caller: Caller
   ): Promise<void> {
-    const task = streams.begin(reply.raw)
+    const task = underWay.begin(reply.raw)
     try {
       const pieces = calls.stream(ask, originOf(request, caller), task.signal)
       const events = openEventStream(reply, {

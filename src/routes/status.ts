@@ -5,7 +5,15 @@ import { Health, Readiness } from '../../schemas/status.js'
 import { ApiError } from '../problems.js'
 import { route } from '../route.js'
 
-export function statusRoutes(app: FastifyInstance, storage: Storage, version: string): void {
+export interface StatusDependencies {
+  readonly storage: Storage
+  readonly version: string
+  /** Aborts when the server is about to stop. */
+  readonly stopping?: AbortSignal | undefined
+}
+
+export function statusRoutes(app: FastifyInstance, dependencies: StatusDependencies): void {
+  const { storage, version, stopping } = dependencies
   route(app, {
     method: 'GET',
     url: '/health',
@@ -25,6 +33,7 @@ export function statusRoutes(app: FastifyInstance, storage: Storage, version: st
       200: { description: 'The storage answers.', schema: Type.Ref(Readiness.$id as string) }
     },
     async handler() {
+      if (stopping?.aborted) throw new ApiError('not_ready', 'The server is stopping.')
       try {
         const { migration } = await storage.ping()
         return { status: 'ready', storage: storage.kind, migration }

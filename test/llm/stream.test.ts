@@ -146,9 +146,9 @@ t.test('what can be refused at once is no stream', async (t) => {
   t.equal(upstream.requests.length, 0)
 })
 
-t.test('closing the server ends open streams with a problem', async (t) => {
+t.test('closing the server ends open streams with a problem when the time is up', async (t) => {
   const upstream = await startUpstream(t, beginStream)
-  const api = await llmApi(t, upstream.url)
+  const api = await llmApi(t, upstream.url, { env: { SHUTDOWN_TIMEOUT_MS: '1' } })
   const response = await exchange(api, '/llm/stream', { prompt: 'Hi' }).response
   const request = await upstream.received(0)
   const text = readAll(response)

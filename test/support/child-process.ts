@@ -9,7 +9,8 @@ export interface Child {
   /** Resolves when it wrote the text, and rejects when it ends without. */
   wrote(text: string): Promise<void>
   signal(signal: NodeJS.Signals): void
-  ended(): Promise<void>
+  /** Resolves to its exit code, or to null where a signal ended it. */
+  ended(): Promise<number | null>
 }
 
 /** Starts a program that does not outlive this process. */
@@ -29,6 +30,7 @@ export function startChild(command: string, args: string[], options: SpawnOption
     process.off('exit', endWithUs)
     if (error instanceof Error) output += error.message
     for (const listener of listeners) listener()
+    return child.exitCode
   })
 
   return {

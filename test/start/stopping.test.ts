@@ -1,0 +1,128 @@
+import { once } from 'node:events'
+import { Agent, get as httpGet } from 'node:http'
+import { connect } from 'node:net'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import Database from 'better-sqlite3'
+import t from 'tap'
+import { exchange, readAll, readEvents } from '../support/llm-api.js'
+import { beginStream, endStream, sendPiece, startUpstream } from '../support/llm-upstream.js'
+import { addressOf, startServer } from '../support/server.js'
+import { type Teardown, temporaryFolder } from '../support/storages.js'
+
+/** Asks again until the answer is as wished: the test's own limit ends it otherwise. */
+async function until(ask: () => Promise<boolean>): Promise<void> {
+  while (!(await ask())) await sleep(5)
+}
+
+async function startSignedIn(t: Teardown, env: Readonly<Record<string, string>> = {}) {
+  const folder = temporaryFolder(t)
+  const child = startServer(t, folder, { SQLITE_PATH: './app.db', ...env })
+  const api = await addressOf(child)
+  const answer = await fetch(`${api}/auth/register`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', connection: 'close' },
+    body: JSON.stringify({
+      tenant_name: 'Acme',
+      name: 'Ada',
+      email: 'ada@example.com',
+      password: 'a password for this test'
+    })
+  })
+  const { token } = (await answer.json()) as { token: string }
+  const port = Number(new URL(api).port)
+  const admin = { token } as Parameters<typeof exchange>[0]['admin']
+  return { child, api, port, admin, token, file: join(folder, 'app.db') }
+}
+
+/** Nothing new gets in. */
+async function isRefused(port: number): Promise<boolean> {
+  const socket = connect(port, '127.0.0.1')
+  try {
+    await once(socket, 'connect')
+    return false
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ECONNREFUSED'
+  } finally {
+    socket.destroy()
+  }
+}
+
+t.test('it says that it is not ready while it still serves; a second signal ends it', async (t) => {
+  const { child, api, token } = await startSignedIn(t, { SHUTDOWN_DELAY_MS: '600000' })
+  t.equal((await fetch(`${api}/ready`)).status, 200)
+  child.signal('SIGTERM')
+  await until(async () => (await fetch(`${api}/ready`)).status === 503)
+  t.match(await (await fetch(`${api}/ready`)).json(), {
+    code: 'not_ready',
+    detail: 'The server is stopping.'
+  })
+  t.equal((await fetch(`${api}/health`)).status, 200)
+  const written = await fetch(`${api}/flows/late`, {
+    method: 'PUT',
+    headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json' },
+    body: JSON.stringify({ name: 'Late' })
+  })
+  t.equal(written.status, 201)
+  child.signal('SIGTERM')
+  t.equal(await child.ended(), 1, 'at once, long before the delay is over')
+})
+
+t.test('what is under way ends in its own time, and what came of it is kept', async (t) => {
+  const upstream = await startUpstream(t, beginStream)
+  const { child, api, port, admin, token, file } = await startSignedIn(t, {
+    OPENAI_API_KEY: 'key',
+    OPENAI_BASE_URL: upstream.url,
+    SHUTDOWN_TIMEOUT_MS: '600000'
+  })
+  const stream = await exchange({ port, admin }, '/llm/stream', { prompt: 'Hi' }).response
+  const asked = await upstream.received(0)
+  const body = JSON.stringify({ id: 'slow', name: 'Slow' })
+  const writing = connect(port, '127.0.0.1').setEncoding('utf8')
+  const written = readAll(writing as never)
+  writing.write(
+    `POST /api/flows HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body.slice(0, 5)}`
+  )
+  const agent = new Agent({ keepAlive: true })
+  const [idle] = await once(httpGet(`${api}/health`, { agent }), 'response')
+  await readAll(idle)
+
+  child.signal('SIGTERM')
+  await until(() => isRefused(port))
+  writing.write(body.slice(5))
+  t.match(await written, /^HTTP\/1.1 201/, 'a request whose body was still coming')
+  sendPiece(asked, 'Bye')
+  endStream(asked)
+  t.match(readEvents(await readAll(stream)), [
+    { data: { delta: 'Bye' } },
+    { data: { done: true, content: 'Bye' } }
+  ])
+  t.equal(await child.ended(), 0)
+
+  const db = new Database(file, { readonly: true })
+  t.teardown(() => db.close())
+  t.equal(db.prepare("select name from flows where id = 'slow'").pluck().get(), 'Slow')
+  t.equal(db.prepare('select sum(calls) from llm_usage').pluck().get(), 1, 'usage is flushed')
+})
+
+t.test('what takes longer than its time is ended', async (t) => {
+  const upstream = await startUpstream(t, beginStream)
+  const { child, port, admin, token } = await startSignedIn(t, {
+    OPENAI_API_KEY: 'key',
+    OPENAI_BASE_URL: upstream.url,
+    SHUTDOWN_TIMEOUT_MS: '1'
+  })
+  const stream = await exchange({ port, admin }, '/llm/stream', { prompt: 'Hi' }).response
+  await upstream.received(0)
+  const stuck = connect(port, '127.0.0.1')
+  stuck.on('error', () => {})
+  stuck.write(
+    `POST /api/flows HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{`
+  )
+  await (await fetch(`http://127.0.0.1:${port}/api/health`)).text()
+  child.signal('SIGTERM')
+  const events = readEvents(await readAll(stream))
+  t.match(events, [{ event: 'error', data: { status: 503, code: 'unavailable' } }])
+  t.equal(await child.ended(), 0)
+  t.match(child.output(), /cutting requests/)
+})
