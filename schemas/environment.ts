@@ -56,6 +56,13 @@ export const Environment = Type.Object({
     description: 'How long requests and streams may go on after that.'
   }),
 
+  IDEMPOTENCY_TTL_HOURS: Type.Integer({
+    minimum: 1,
+    maximum: 8760,
+    default: 24,
+    description: 'How long a POST that is repeated with its Idempotency-Key is answered as before.'
+  }),
+
   STORAGE: Type.Optional(
     Choice(['memory', 'sqlite', 'postgres', 'supabase'], {
       description:

@@ -38,8 +38,27 @@ export const Problem = object(
         description: 'What is wrong with which field, for validation_failed.',
         examples: [FieldProblem.examples as unknown[]]
       })
+    ),
+    id: Type.Optional(
+      Type.String({
+        description: 'What was created before, for already_created.',
+        examples: ['019b76da-a800-7000-8000-000000000001']
+      })
     )
   },
-  { description: 'What went wrong, and what to do about it.' }
+  {
+    description: 'What went wrong, and what to do about it.',
+    examples: [
+      {
+        type: 'urn:problem:validation_failed',
+        title: 'Invalid request',
+        status: 400,
+        detail: 'body /name: is required.',
+        code: 'validation_failed',
+        request_id: '019b76da-a800-7000-8000-000000000009',
+        errors: FieldProblem.examples as unknown[]
+      }
+    ]
+  }
 )
 export type Problem = Static<typeof Problem>

@@ -3,6 +3,7 @@ import { connections } from './connections.js'
 import { encryptionKeys } from './encryption-keys.js'
 import { executions } from './executions.js'
 import { flows } from './flows.js'
+import { idempotencyKeys } from './idempotency-keys.js'
 import { llmUsage } from './llm-usage.js'
 import type { AnyResource } from './resource.js'
 import { secrets } from './secrets.js'
@@ -22,6 +23,7 @@ export const resources: readonly AnyResource[] = [
   connections,
   secrets,
   audit,
+  idempotencyKeys,
   llmUsage,
   encryptionKeys
 ]

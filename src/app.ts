@@ -16,6 +16,7 @@ import { assertClean } from './clean-values.js'
 import { documentation } from './documentation.js'
 import type { Keyring } from './encryption.js'
 import { answerUnreadable, sendError, sendProblem } from './errors.js'
+import { createIdempotency, type Idempotency } from './idempotency.js'
 import { readJsonBodies } from './json-body.js'
 import { ApiError } from './problems.js'
 import { countingStore } from './rate-limit.js'
@@ -37,6 +38,8 @@ declare module 'fastify' {
   interface FastifyInstance {
     /** For routes that cost a password hash, or that guess at one. */
     signInLimit: RateLimitOptions
+    /** For routes that create. */
+    idempotency: Idempotency
   }
 }
 
@@ -110,6 +113,9 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   app.decorate('signInLimit', { max: env.AUTH_RATE_LIMIT_PER_MINUTE, timeWindow: '1 minute' })
 
   app.addHook('preClose', () => stopAccepting(app))
+  const lifeMs = env.IDEMPOTENCY_TTL_HOURS * 60 * 60 * 1000
+  app.decorate('idempotency', createIdempotency({ storage, keyring, lifeMs }))
+
   const accounts = createAccounts(storage)
   app.addHook('onRoute', requireRole)
   // Hooks that wait for nothing call back: a promise for each is what a request would notice.

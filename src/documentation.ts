@@ -57,6 +57,9 @@ Authorize button does that for this page.
 **Lists** are arrays, newest first. Where there is more, the \`Link\` header has the address of the
 next page.
 
+**Creating** is safe to repeat with an \`Idempotency-Key\`: it happens once, and each answer is the
+first one.
+
 **Changes** are safe against others' with \`If-Match\` and the \`ETag\` of what was read.
 
 **Errors** are \`application/problem+json\`: decide by their \`code\`, which is stable.`

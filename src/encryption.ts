@@ -1,4 +1,4 @@
-import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto'
+import { createCipheriv, createDecipheriv, createHmac, hkdfSync, randomBytes } from 'node:crypto'
 import { StorageError } from '../adapters/storage/errors.js'
 import { type Storage, SYSTEM } from '../adapters/storage/port.js'
 import { encryptionKeys } from '../schemas/encryption-keys.js'
@@ -22,6 +22,11 @@ export interface Keyring {
   seal(value: string, context: readonly string[], keyId?: string): Sealed
   /** @throws DecryptionError */
   open(sealed: Sealed, context: readonly string[]): string
+  /**
+   * Digests that tell values apart, and tell nothing about them to who lacks the keys: one under
+   * each key, the writing key's first. 64 hexadecimal digits.
+   */
+  digests(value: string): readonly [string, ...string[]]
 }
 
 export class DecryptionError extends Error {
@@ -34,6 +39,8 @@ const TAG_BYTES = 16
 /** AES-256-GCM with a fresh random nonce for each value. */
 export function createKeyring(keys: readonly [EncryptionKey, ...EncryptionKey[]]): Keyring {
   const byId = new Map(keys.map(({ id, key }) => [id, key]))
+  // One key is for one purpose.
+  const digestKeys = keys.map(({ key }) => Buffer.from(hkdfSync('sha256', key, '', 'digest', 32)))
 
   function keyOf(id: string): Buffer {
     const key = byId.get(id)
@@ -64,6 +71,11 @@ export function createKeyring(keys: readonly [EncryptionKey, ...EncryptionKey[]]
       } catch (cause) {
         throw new DecryptionError(`The value does not open with the key ${key_id}.`, { cause })
       }
+    },
+
+    digests(value) {
+      const digests = digestKeys.map((key) => createHmac('sha256', key).update(value).digest('hex'))
+      return digests as [string, ...string[]]
     }
   }
 }

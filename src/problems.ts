@@ -76,6 +76,12 @@ export const problems = {
     title: 'Already exists',
     example: 'There already is a flow with this id. Choose another.'
   },
+  already_created: {
+    status: 409,
+    title: 'Created before',
+    example:
+      'An earlier request with this Idempotency-Key created 019b76da-a800-7000-8000-000000000001. Its answer held a credential and was not kept.'
+  },
   reference_not_found: {
     status: 409,
     title: 'Referenced row does not exist',
@@ -122,6 +128,11 @@ export const problems = {
     status: 415,
     title: 'Unsupported media type',
     example: 'Send JSON, as Content-Type application/json.'
+  },
+  idempotency_key_reused: {
+    status: 422,
+    title: 'Idempotency-Key reused',
+    example: 'This Idempotency-Key came with another request before. Make a new one for each.'
   },
   password_refused: {
     status: 422,
@@ -213,6 +224,8 @@ export class ApiError extends Error {
     readonly detail: string,
     readonly extra: {
       readonly errors?: Problem['errors']
+      /** What was created, for `already_created`. */
+      readonly id?: string
       readonly headers?: Readonly<Record<string, string>>
       readonly cause?: unknown
     } = {}
@@ -222,7 +235,7 @@ export class ApiError extends Error {
   }
 
   toProblem(requestId: string): Problem {
-    const { errors } = this.extra
+    const { errors, id } = this.extra
     return {
       type: `urn:problem:${this.code}`,
       title: problems[this.code].title,
@@ -230,7 +243,8 @@ export class ApiError extends Error {
       detail: this.detail,
       code: this.code,
       request_id: requestId,
-      ...(errors ? { errors } : {})
+      ...(errors ? { errors } : {}),
+      ...(id ? { id } : {})
     }
   }
 }

@@ -73,6 +73,8 @@ export interface Route<
   readonly limited?: boolean | ((request: FastifyRequest, reply: FastifyReply) => Promise<void>)
   /** Reaches no storage, so that none can fail it. */
   readonly storageless?: boolean
+  /** Creates a row through `app.idempotency`, so that it can be repeated with an Idempotency-Key. */
+  readonly creates?: boolean
   readonly handler: (
     request: Omit<FastifyRequest, 'params' | 'query' | 'body'> & Parts<Params, Query, Body>,
     reply: FastifyReply,
@@ -104,7 +106,7 @@ export function route<
       ...(operation.description ? { description: operation.description } : {}),
       security: role === 'anyone' ? [] : [{ bearerAuth: [] }],
       ...(params ? { params } : {}),
-      ...(declared.problems?.includes(412) ? { headers: ifMatchHeader } : {}),
+      ...documentHeaders(declared),
       querystring: query ?? noQuery,
       ...(body ? { body: Type.Ref(body.$id as string) } : {}),
       response: { ...documentAnswers(declared.answers), ...documentProblems(problemsOf(declared)) }
@@ -136,15 +138,35 @@ export function etag({ version }: { readonly version: number }): string {
 /** A query without parameters: an unknown one is a mistake to be told, not to be dropped. */
 const noQuery = Type.Object({}, { additionalProperties: false })
 
-const ifMatchHeader = Type.Object({
+// No examples: Swagger UI would send them.
+const ifMatchHeader = {
   'If-Match': Type.Optional(
     Type.String({
-      // No example: Swagger UI would send it.
       description:
         'The ETag of the version to change, such as `"7"`: if there is another by now, the answer is 412.'
     })
   )
-})
+}
+
+const idempotencyHeader = {
+  'Idempotency-Key': Type.Optional(
+    Type.String({
+      minLength: 1,
+      maxLength: 255,
+      pattern: '^[ -~]*$',
+      description:
+        'Makes the request safe to repeat: it creates once, and is answered alike each time. Make a new one for each request, such as a UUID.'
+    })
+  )
+}
+
+function documentHeaders({ problems, creates }: Guards): { headers?: TObject } {
+  const headers = {
+    ...(problems?.includes(412) ? ifMatchHeader : {}),
+    ...(creates ? idempotencyHeader : {})
+  }
+  return Object.keys(headers).length ? { headers: Type.Object(headers) } : {}
+}
 
 interface Guards {
   readonly method: HTTPMethods
@@ -152,11 +174,12 @@ interface Guards {
   readonly params?: TObject
   readonly limited?: boolean | object
   readonly storageless?: boolean
+  readonly creates?: boolean
   readonly problems?: readonly number[]
 }
 
 function problemsOf(guards: Guards): number[] {
-  const { method, role, params, limited, storageless, problems = [] } = guards
+  const { method, role, params, limited, storageless, creates, problems = [] } = guards
   const statuses = new Set([400, 500, ...problems])
   if (!storageless) statuses.add(503)
   if (role !== 'anyone') statuses.add(401)
@@ -166,6 +189,7 @@ function problemsOf(guards: Guards): number[] {
   // Any of these may come with a body, wanted or not.
   if (method !== 'GET') for (const status of [413, 415]) statuses.add(status)
   if (limited) statuses.add(429)
+  if (creates) for (const status of [409, 422]) statuses.add(status)
   return [...statuses].sort((a, b) => a - b)
 }
 

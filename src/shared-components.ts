@@ -25,7 +25,7 @@ interface Reference {
 }
 
 /** Parameters that are the same wherever they occur. */
-const sharedParameters = ['limit', 'cursor', 'order', 'count', 'If-Match']
+const sharedParameters = ['limit', 'cursor', 'order', 'count', 'If-Match', 'Idempotency-Key']
 
 /**
  * Names what many operations have in common: headers, the parameters of every list, and a problem
@@ -92,9 +92,13 @@ function exampleOf(code: ProblemCode): { summary: string; value: Problem } {
   const { status, title, example } = problems[code]
   const request_id = answerHeaders['X-Request-Id'].example
   const value = { type: `urn:problem:${code}`, title, status, detail: example, code, request_id }
-  if (code !== 'validation_failed') return { summary: title, value }
-  const errors = [{ in: 'body' as const, pointer: '/name', detail: 'is required' }]
-  return { summary: title, value: { ...value, errors } }
+  return { summary: title, value: { ...value, ...examplesOfMore[code] } }
+}
+
+/** What problems of one code alone have. */
+const examplesOfMore: Partial<Record<ProblemCode, Partial<Problem>>> = {
+  validation_failed: { errors: [{ in: 'body', pointer: '/name', detail: 'is required' }] },
+  already_created: { id: '019b76da-a800-7000-8000-000000000001' }
 }
 
 function pascalCase(name: string): string {

@@ -1,11 +1,21 @@
 import type { Static } from '@sinclair/typebox'
 import type { AccountChange, Identity } from '../adapters/identity/port.js'
 import { StorageError } from '../adapters/storage/errors.js'
-import type { Check, NewRow, Storage, Stored, TenantId, Values } from '../adapters/storage/port.js'
+import {
+  ACROSS_TENANTS,
+  type Change,
+  type Check,
+  type NewRow,
+  type Storage,
+  type Stored,
+  type TenantId,
+  type Values
+} from '../adapters/storage/port.js'
 import type { Registration } from '../schemas/auth.js'
 import { tenants } from '../schemas/tenants.js'
 import { type User, users } from '../schemas/users.js'
 import type { Accounts } from './accounts.js'
+import type { Attempt } from './idempotency.js'
 import { ApiError } from './problems.js'
 import { type ChangeOptions, createStore, newKey, type Store } from './store.js'
 
@@ -14,35 +24,68 @@ export type UserChange = Partial<Pick<User, 'email' | 'name' | 'role'>> & { pass
 
 /** Users, each of which is a row and an account that signs in: both change, or neither. */
 export interface Users {
-  register(registration: Static<typeof Registration>, requestId: string): Promise<UserRow>
-  create(store: Store, row: NewRow<typeof users>, password: string): Promise<UserRow>
+  register(
+    registration: Static<typeof Registration>,
+    attempt: Attempt,
+    requestId: string
+  ): Promise<UserRow>
+  /** The id of a user to be made: a repeat goes on with the account that an earlier try left. */
+  newId(attempt: Attempt): Promise<string>
+  create(
+    store: Store,
+    row: NewRow<typeof users>,
+    password: string,
+    along: readonly Change[]
+  ): Promise<UserRow>
   update(store: Store, id: string, change: UserChange, options: ChangeOptions): Promise<UserRow>
   remove(store: Store, id: string, options: ChangeOptions): Promise<void>
 }
 
 export function createUsers(storage: Storage, identity: Identity, accounts: Accounts): Users {
   return {
-    async register({ tenant_name, name, email, password }, requestId) {
-      const tenant = newKey(tenants) as TenantId
-      const id = newKey(users)
+    register({ tenant_name, name, email, password }, attempt, requestId) {
+      // A repeat finds the record in the tenant that the first try made.
+      const tenant = attempt.uuid('tenant', 'key') as TenantId
+      const id = attempt.uuid('user', 'request')
       const store = createStore(storage, { tenant, actor: id, requestId })
-      const account = await identity.createAccount({ id, email: email.toLowerCase(), password })
-      const row = { id, email, name, role: 'admin' as const, ...account.columns }
-      const [, user] = await together(account, () =>
-        store.commit([
-          { op: 'insert', resource: tenants, row: { id: tenant, name: tenant_name } },
-          { op: 'insert', resource: users, row },
-          ...account.changes
-        ])
-      )
-      return user as UserRow
+      return attempt.create({
+        tenant,
+        resource: users,
+        showsCredential: true,
+        make: () => ({ id, email, name, role: 'admin' as const }),
+        async store(row, along) {
+          const account = await identity.createAccount({ id, email: email.toLowerCase(), password })
+          const [, user] = await together(account, () =>
+            store.commit([
+              { op: 'insert', resource: tenants, row: { id: tenant, name: tenant_name } },
+              { op: 'insert', resource: users, row: { ...row, ...account.columns } },
+              ...account.changes,
+              ...along
+            ])
+          )
+          return user as UserRow
+        }
+      })
     },
 
-    async create(store, row, password) {
+    async newId(attempt) {
+      const id = attempt.uuid('user', 'request')
+      // The same request made a user so long ago that its record is over.
+      const isTaken =
+        attempt.isRepeatable &&
+        (await storage.get({ resource: users, tenant: ACROSS_TENANTS }, id)) !== null
+      return isTaken ? newKey(users) : id
+    },
+
+    async create(store, row, password, along) {
       const email = row.email.toLowerCase()
       const account = await identity.createAccount({ id: row.id, email, password })
       return together(account, () =>
-        store.insert(users, { ...row, ...account.columns }, { along: account.changes })
+        store.insert(
+          users,
+          { ...row, ...account.columns },
+          { along: [...account.changes, ...along] }
+        )
       )
     },
 

@@ -10,7 +10,8 @@ import { toTimestamp } from '../adapters/storage/timestamp.js'
 export const buildValidator = ((shared: Readonly<Record<string, object>>) => {
   const ajv = createAjv()
   for (const schema of Object.values(shared)) ajv.addSchema(schema)
-  return ({ schema, httpPart }: { schema: object; httpPart?: string }) => {
+  return ({ schema: given, httpPart }: { schema: object; httpPart?: string }) => {
+    const schema = httpPart === 'headers' ? withLowerCaseNames(given) : given
     const check = ajv.compile(schema)
     return httpPart === 'body' ? check : readingText(check, schema)
   }
@@ -21,6 +22,15 @@ type BuildValidator = NonNullable<
     NonNullable<FastifyServerOptions['schemaController']>['compilersFactory']
   >['buildValidator']
 >
+
+/** As Node gives the names of headers; Fastify leaves that to a compiler of one's own. */
+function withLowerCaseNames(schema: { properties?: object }): object {
+  const properties = Object.entries(schema.properties ?? {}).map(([name, each]) => [
+    name.toLowerCase(),
+    each
+  ])
+  return { ...schema, properties: Object.fromEntries(properties) }
+}
 
 /**
  * Reads the numbers and booleans of a path, a query or an environment before they are checked.

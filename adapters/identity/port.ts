@@ -49,7 +49,11 @@ export interface Identity {
   refresh(refreshToken: string): Promise<SignedIn | null>
   /** Ends the session that an access token belongs to. */
   signOut(token: string): Promise<void>
-  /** @throws AccountError where the password or the address cannot be accepted. */
+  /**
+   * Goes on with an account that an earlier try left under this very id, and gives it the password.
+   *
+   * @throws AccountError where the password or the address cannot be accepted.
+   */
   createAccount(account: Account): Promise<AccountChange>
   updateAccount(
     user: Readonly<User>,

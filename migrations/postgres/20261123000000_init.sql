@@ -202,6 +202,20 @@ create index audit_by_action on public.audit (tenant_id, action, at, id);
 create index audit_by_resource on public.audit (tenant_id, resource, at, id);
 create index audit_by_resource_id on public.audit (tenant_id, resource_id, at, id);
 
+create table public.idempotency_keys (
+  tenant_id text collate "C" not null references public.tenants (id) on delete cascade,
+  id text collate "C" not null,
+  request_digest text not null,
+  resource_id text not null,
+  content jsonb,
+  expires_at timestamptz(3) not null,
+  created_at timestamptz(3) not null,
+  updated_at timestamptz(3) not null,
+  version bigint not null,
+  primary key (tenant_id, id)
+);
+create index idempotency_keys_list on public.idempotency_keys (tenant_id, expires_at, id);
+
 create table public.encryption_keys (
   id text collate "C" primary key,
   canary text not null,
@@ -442,6 +456,7 @@ select public.add_api_table('executions', 'id', 'tenant_id', 'created_at');
 select public.add_api_table('connections', 'id', 'tenant_id', 'created_at');
 select public.add_api_table('secrets', 'name', 'tenant_id', 'created_at');
 select public.add_api_table('audit', 'id', 'tenant_id', 'at');
+select public.add_api_table('idempotency_keys', 'id', 'tenant_id', 'expires_at');
 select public.add_api_table('encryption_keys', 'id', null, 'created_at');
 
 -- Functions and sequences, too, are open on Supabase by default privilege.

@@ -149,6 +149,20 @@ create index audit_by_action on audit (tenant_id, action, at, id);
 create index audit_by_resource on audit (tenant_id, resource, at, id);
 create index audit_by_resource_id on audit (tenant_id, resource_id, at, id);
 
+create table idempotency_keys (
+  tenant_id text not null references tenants (id) on delete cascade,
+  id text not null,
+  request_digest text not null,
+  resource_id text not null,
+  content text,
+  expires_at text not null,
+  created_at text not null,
+  updated_at text not null,
+  version integer not null,
+  primary key (tenant_id, id)
+) strict;
+create index idempotency_keys_list on idempotency_keys (tenant_id, expires_at, id);
+
 create table encryption_keys (
   id text primary key,
   canary text not null,

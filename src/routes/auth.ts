@@ -52,16 +52,20 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
     },
     body: Registration,
     answers: { 201: { description: 'Created, and signed in.', schema: signedIn } },
-    problems: [403, 409, 422],
-    async handler({ body, id }, reply) {
+    problems: [403],
+    creates: true,
+    async handler(request, reply) {
       if (dependencies.registration === 'closed')
         throw new ApiError(
           'registration_closed',
           'Ask an admin of your tenant to create your user.'
         )
-      await dependencies.users.register(body, id)
+      const { email, password } = request.body
+      // Nobody is signed in: an address is as good as an actor, and one that moves keeps its key.
+      const attempt = app.idempotency.attempt(request, email.toLowerCase())
+      await dependencies.users.register(request.body, attempt, request.id)
       reply.code(201)
-      return signIn(body.email, body.password)
+      return signIn(email, password)
     }
   })
 

@@ -57,14 +57,18 @@ export function executionRoutes(app: FastifyInstance): void {
     answers: {
       201: { description: 'Queued.', schema: shown, headers: ['ETag', 'Location'] }
     },
-    problems: [409],
+    creates: true,
     async handler(request, reply, caller) {
-      const flow = await caller.store.need(flows, (request.params as { id: string }).id)
-      const execution = await caller.store.insert(executions, {
-        id: newKey(executions),
-        flow_id: flow.id,
-        status: 'queued',
-        input: request.body.input
+      const attempt = app.idempotency.attempt(request, caller.account.id)
+      const execution = await attempt.create({
+        tenant: caller.account.tenant,
+        resource: executions,
+        async make() {
+          const flow = await caller.store.need(flows, (request.params as { id: string }).id)
+          const { input } = request.body
+          return { id: newKey(executions), flow_id: flow.id, status: 'queued' as const, input }
+        },
+        store: (row, along) => caller.store.insert(executions, row, { along })
       })
       reply
         .code(201)

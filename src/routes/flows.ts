@@ -42,18 +42,21 @@ export function flowRoutes(app: FastifyInstance): void {
     answers: {
       201: { description: 'Created.', schema: shown, headers: ['ETag', 'Location'] }
     },
-    problems: [409],
+    creates: true,
     async handler(request, reply, caller) {
-      const template = await caller.store.need(templates, (request.params as { id: string }).id)
-      const { id = newKey(flows), name = template.name } = request.body
-      const flow = await caller.store.insert(flows, {
-        id,
-        name,
-        status: 'draft',
-        definition: template.definition,
-        template_id: template.id
+      const attempt = app.idempotency.attempt(request, caller.account.id)
+      const flow = await attempt.create({
+        tenant: caller.account.tenant,
+        resource: flows,
+        async make() {
+          const template = await caller.store.need(templates, (request.params as { id: string }).id)
+          const { id = newKey(flows), name = template.name } = request.body
+          const { definition } = template
+          return { id, name, status: 'draft' as const, definition, template_id: template.id }
+        },
+        store: (row, along) => caller.store.insert(flows, row, { along })
       })
-      reply.code(201).headers({ etag: etag(flow), location: locationOf(flows, id) })
+      reply.code(201).headers({ etag: etag(flow), location: locationOf(flows, flow.id) })
       return flow
     }
   })

@@ -1,9 +1,10 @@
 import { type TObject, type TProperties, type TSchema, Type } from '@sinclair/typebox'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import type { NewRow, Page, Query, Stored, Values } from '../../adapters/storage/port.js'
+import type { Change, NewRow, Page, Query, Stored, Values } from '../../adapters/storage/port.js'
 import { Timestamp } from '../../schemas/fields.js'
 import { resources } from '../../schemas/registry.js'
 import type { AnyResource, Column } from '../../schemas/resource.js'
+import type { Attempt } from '../idempotency.js'
 import { type Caller, etag, ifMatchOf, type Operation, route } from '../route.js'
 import { type ChangeOptions, newKey } from '../store.js'
 
@@ -16,7 +17,14 @@ export interface Behaviour<R extends AnyResource> {
   readonly view?: (row: Stored<R>, caller: Caller) => unknown
   /** The columns that a body means, for rows made and replaced. */
   readonly columns?: (body: Body, key: string, caller: Caller) => Values<R>
-  readonly create?: (row: NewRow<R>, body: Body, caller: Caller) => Promise<Stored<R>>
+  /** The key of a row that is made, where it is neither given nor just any. */
+  readonly newKey?: (attempt: Attempt) => Promise<string>
+  readonly create?: (
+    row: NewRow<R>,
+    body: Body,
+    caller: Caller,
+    along: readonly Change[]
+  ) => Promise<Stored<R>>
   readonly update?: (
     key: string,
     body: Body,
@@ -100,14 +108,24 @@ export function resourceRoutes<R extends AnyResource>(
           headers: ['ETag', 'Location']
         }
       },
-      problems: [409, ...(resource.writeOnly.includes('password') ? [422] : [])],
-      async handler({ body }, reply, caller) {
-        const id = ((body as Body)[key] as string | undefined) ?? newKey(resource)
-        const row = { ...columns(body as Body, id, caller), [key]: id } as NewRow<R>
-        const created = behaviour.create
-          ? await behaviour.create(row, body as Body, caller)
-          : await caller.store.insert(resource, row)
-        reply.code(201).header('location', locationOf(resource, id))
+      creates: true,
+      async handler(request, reply, caller) {
+        const body = request.body as Body
+        const attempt = app.idempotency.attempt(request, caller.account.id)
+        const created = await attempt.create<R>({
+          tenant: caller.account.tenant,
+          resource,
+          async make() {
+            const given = body[key] as string | undefined
+            const id = given ?? (await behaviour.newKey?.(attempt)) ?? newKey(resource)
+            return { ...columns(body, id, caller), [key]: id } as NewRow<R>
+          },
+          store: (row, along) =>
+            behaviour.create
+              ? behaviour.create(row, body, caller, along)
+              : caller.store.insert(resource, row, { along })
+        })
+        reply.code(201).header('location', locationOf(resource, created[key as never] as string))
         return send(reply, created, caller)
       }
     })

@@ -41,7 +41,9 @@ export function userRoutes(app: FastifyInstance, accounts: Users): void {
   resourceRoutes(app, users, {
     columns: ({ password: _, ...columns }) => columns,
     view: withTenantName,
-    create: (row, { password }, { store }) => accounts.create(store, row, password as string),
+    newKey: (attempt) => accounts.newId(attempt),
+    create: (row, { password }, { store }, along) =>
+      accounts.create(store, row, password as string, along),
     update: (id, body, { store }, options) => accounts.update(store, id, body, options),
     remove: (id, { store }, options) => accounts.remove(store, id, options)
   })

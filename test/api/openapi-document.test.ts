@@ -92,7 +92,7 @@ t.test('every component is used', async (t) => {
 })
 
 t.test('parameters are described, and those of the path have the shape of a key', async (t) => {
-  for (const { operation, path } of operations) {
+  for (const { operation, path, method } of operations) {
     const parameters = (operation.parameters ?? []).map((each) => api.resolve<Parameter>(each))
     const inPath = parameters.filter((each) => each.in === 'path')
     const names = [...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => name)
@@ -112,6 +112,11 @@ t.test('parameters are described, and those of the path have the shape of a key'
       parameters.some(({ name }) => name === 'If-Match'),
       operation.responses[412] !== undefined,
       `${operation.operationId} has If-Match where that can fail`
+    )
+    t.equal(
+      parameters.some(({ name }) => name === 'Idempotency-Key'),
+      method === 'POST' && operation.responses[201] !== undefined,
+      `${operation.operationId} has Idempotency-Key where it creates`
     )
   }
 })

@@ -43,6 +43,13 @@ const lateVersion = { 'if-match': '"999999"' }
 export const refusedPassword = 'refused by the provider'
 export const bannedTerm = 'forbidden'
 
+/** A request whose key came with another one before. */
+function keyUsed(url: string, body: object, difference: object): SampleRequest {
+  const headers = { 'idempotency-key': 'used' }
+  const before = ({ admin }: World) => admin.send('POST', url, { ...body, ...difference }, headers)
+  return { url, body, headers, before }
+}
+
 const taken = (resource: string, key: string, field: string) =>
   brokenCommit('conflict', { resource, key, fields: [field] })
 
@@ -124,6 +131,7 @@ export const samples: Readonly<Record<string, Sample>> = {
   listTemplates: () => pages('/templates'),
   createTemplate: () => ({
     201: { url: '/templates', body: { name: 'New', description: 'D' } },
+    422: keyUsed('/templates', { name: 'New' }, { name: 'First' }),
     409: { url: '/templates', body: { id: 't', name: 'Taken' } }
   }),
   getTemplate: () => ({ 200: { url: '/templates/t' }, 404: { url: '/templates/absent' } }),
@@ -152,6 +160,7 @@ export const samples: Readonly<Record<string, Sample>> = {
   listFlows: () => pages('/flows'),
   createFlow: () => ({
     201: { url: '/flows', body: { name: 'New', definition: { steps: [1] } } },
+    422: keyUsed('/flows', { name: 'New' }, { name: 'First' }),
     409: { url: '/flows', body: { name: 'Orphan', template_id: 'absent' } }
   }),
   getFlow: () => ({ 200: { url: '/flows/f' }, 404: { url: '/flows/absent' } }),
@@ -180,6 +189,7 @@ export const samples: Readonly<Record<string, Sample>> = {
   createFlowFromTemplate: () => ({
     201: { url: '/templates/t/flows', body: { name: 'New' } },
     404: { url: '/templates/absent/flows', body: {} },
+    422: keyUsed('/templates/t/flows', {}, { name: 'First' }),
     409: { url: '/templates/t/flows', body: { id: 'f' } }
   }),
 
@@ -201,6 +211,7 @@ export const samples: Readonly<Record<string, Sample>> = {
   createExecution: () => ({
     201: { url: '/flows/f/executions', body: { input: [1] } },
     404: { url: '/flows/absent/executions', body: {} },
+    422: keyUsed('/flows/f/executions', {}, { input: 1 }),
     409: {
       url: '/flows/f/executions',
       body: {},
@@ -213,6 +224,7 @@ export const samples: Readonly<Record<string, Sample>> = {
     const body = { provider: 'p', category: 'c', account: 'a' }
     return {
       201: { url: '/connections', body },
+      422: keyUsed('/connections', body, { account: 'other' }),
       409: { url: '/connections', body: { ...body, id: 'c' } }
     }
   },
@@ -244,6 +256,7 @@ export const samples: Readonly<Record<string, Sample>> = {
   listSecrets: () => pages('/secrets'),
   createSecret: () => ({
     201: { url: '/secrets', body: { name: 'NEW', value: 'v', expires_at: null } },
+    422: keyUsed('/secrets', { name: 'NEW', value: 'v' }, { name: 'FIRST' }),
     409: { url: '/secrets', body: { name: 'S', value: 'v' } }
   }),
   getSecret: () => ({ 200: { url: '/secrets/S' }, 404: { url: '/secrets/ABSENT' } }),

@@ -1,0 +1,304 @@
+import { randomUUID } from 'node:crypto'
+import type { LightMyRequestResponse } from 'fastify'
+import t from 'tap'
+import { openLocalIdentity } from '../../adapters/identity/local.js'
+import { AccountError, type Identity } from '../../adapters/identity/port.js'
+import { StorageError } from '../../adapters/storage/errors.js'
+import { ACROSS_TENANTS, type Storage, type TenantId } from '../../adapters/storage/port.js'
+import { idempotencyKeys } from '../../schemas/idempotency-keys.js'
+import { users } from '../../schemas/users.js'
+import { cheapHasher, type Person, type Send, testApi } from '../support/api.js'
+import { testStorages } from '../support/storages.js'
+import { brokenCommit, troubledStorage } from '../support/troubled-storage.js'
+
+/** What a client keeps of an answer. */
+function kept({ statusCode, headers, json }: LightMyRequestResponse) {
+  return { statusCode, body: json(), etag: headers.etag, location: headers.location }
+}
+
+/** Sends the same request, always with the same key. */
+function repeatable(send: Send, url: string, body: object, key: string = randomUUID()) {
+  return (changed: object = body) => send('POST', url, changed, { 'idempotency-key': key })
+}
+
+async function countRows({ send }: Pick<Person, 'send'>, url: string): Promise<number> {
+  const { headers } = await send('GET', `${url}${url.includes('?') ? '&' : '?'}count=exact`)
+  return Number(headers['x-total-count'])
+}
+
+type ChangeOfRow = readonly ['PATCH' | 'PUT' | 'DELETE', body?: object]
+const rename: ChangeOfRow = ['PATCH', { name: 'Changed' }]
+
+/** Every kind of POST that creates, and how its row is changed afterwards. */
+const creations: readonly {
+  readonly url: string
+  readonly body: object
+  readonly change?: ChangeOfRow
+}[] = [
+  { url: '/templates', body: { name: 'T', definition: { b: 1, a: [null, { d: 0.1 }] } } },
+  { url: '/templates', body: { id: 'chosen', name: 'T' }, change: ['DELETE'] },
+  { url: '/templates/t/flows', body: {}, change: ['PATCH', { name: 'Changed' }] },
+  { url: '/flows', body: { name: 'F', template_id: 't' }, change: ['PUT', { name: 'Changed' }] },
+  { url: '/flows/f/executions', body: { input: [1] }, change: ['PATCH', { status: 'running' }] },
+  { url: '/connections', body: { provider: 'p', category: 'c', account: 'a' }, change: ['DELETE'] },
+  {
+    url: '/secrets',
+    body: { name: 'S', value: 'hidden', expires_at: '2999-01-31T10:00:00+02:00' },
+    change: ['PUT', { value: 'other' }]
+  }
+]
+
+for (const { kind, open } of testStorages)
+  t.test(`Idempotency-Key on ${kind}`, async (t) => {
+    const sound = await open(t)
+    const troubled = troubledStorage(sound)
+    const { storage } = troubled
+    const api = await testApi(t, { storage })
+    const admin = await api.register()
+    const { send } = admin
+    await send('PUT', '/templates/t', { name: 'T' })
+    await send('PUT', '/flows/f', { name: 'F' })
+
+    for (const { url, body, change = rename } of creations)
+      t.test(`POST ${url} is answered as the first time`, async (t) => {
+        const post = repeatable(send, url, body)
+        const first = await post()
+        t.equal(first.statusCode, 201, first.body)
+        const location = first.headers.location as string
+        t.strictSame(kept(await post()), kept(first), 'at once')
+        const [method, changes] = change
+        const changed = await send(method, location.replace('/api', ''), changes)
+        t.ok(changed.statusCode < 300, changed.body)
+        t.strictSame(kept(await post()), kept(first), 'after the row changed')
+        const reversed = Object.fromEntries(Object.entries(body).reverse())
+        t.strictSame(kept(await post(reversed)), kept(first), 'with its fields in another order')
+        const creates = `/audit?resource_id=${first.json().id ?? first.json().name}&order=asc`
+        const entries = (await send('GET', creates)).json()
+        t.equal(
+          entries.filter(({ action }: { action: string }) => /create$/.test(action)).length,
+          1
+        )
+      })
+
+    t.test('POST /users too, whose password goes nowhere else', async (t) => {
+      const email = `${randomUUID()}@example.com`
+      const body = { name: 'U', email: email.toUpperCase(), password: 'a good password' }
+      const post = repeatable(send, '/users', body)
+      const first = await post()
+      t.equal(first.statusCode, 201)
+      await send('PATCH', `/users/${first.json().id}`, { name: 'Changed' })
+      t.strictSame(kept(await post()), kept(first))
+      t.equal((await post({ ...body, password: 'another password' })).statusCode, 422)
+      const login = { email, password: body.password }
+      t.equal((await api.send('POST', '/auth/login', login)).statusCode, 200)
+    })
+
+    t.test('of 50 at once one creates, and all are answered alike', async (t) => {
+      const body = { name: randomUUID() }
+      const post = repeatable(send, '/flows', body)
+      const before = await countRows(admin, '/flows')
+      const answers = await Promise.all(Array.from({ length: 50 }, () => post()))
+      const different = new Set(answers.map((answer) => JSON.stringify(kept(answer))))
+      t.equal(different.size, 1, 'one answer')
+      t.equal(answers[0]?.statusCode, 201)
+      t.equal((await countRows(admin, '/flows')) - before, 1, 'one row')
+      const { id } = (answers[0] as LightMyRequestResponse).json()
+      t.equal(await countRows(admin, `/audit?resource_id=${id}`), 1, 'one audit entry')
+    })
+
+    t.test('the same key of others, and for others, is another key', async (t) => {
+      const key = randomUUID()
+      const editor = await api.person(admin, 'editor')
+      const stranger = await api.register()
+      const ids = []
+      for (const person of [admin, editor, stranger])
+        for (const url of ['/flows', '/templates']) {
+          const answer = await repeatable(person.send, url, { name: 'N' }, key)()
+          t.equal(answer.statusCode, 201, url)
+          ids.push(answer.json().id)
+        }
+      t.equal(new Set(ids).size, 6)
+    })
+
+    t.test('another request with the key is refused', async (t) => {
+      const key = randomUUID()
+      await send('PUT', '/flows/g', { name: 'G' })
+      await repeatable(send, '/flows/f/executions', { input: { a: 1 } }, key)()
+      for (const [url, body] of [
+        ['/flows/f/executions', { input: { a: 2 } }],
+        ['/flows/f/executions', { input: { b: 1 } }],
+        ['/flows/f/executions', { input: [['a', 1]] }],
+        ['/flows/f/executions', {}],
+        ['/flows/g/executions', { input: { a: 1 } }]
+      ] as const) {
+        const answer = await repeatable(send, url, body, key)()
+        t.match([answer.statusCode, answer.json().code], [422, 'idempotency_key_reused'])
+      }
+    })
+
+    t.test('what fails is not kept', async (t) => {
+      const body = { name: 'Late', template_id: randomUUID() }
+      const post = repeatable(send, '/flows', body)
+      t.equal((await post()).json().code, 'reference_not_found')
+      await send('PUT', `/templates/${body.template_id}`, { name: 'T' })
+      t.equal((await post()).statusCode, 201)
+      const taken = repeatable(send, '/flows', { id: 'f', name: 'F' })
+      for (const answer of [await taken(), await taken()])
+        t.match([answer.statusCode, answer.json().code], [409, 'already_exists'])
+    })
+
+    t.test('a change whose outcome was lost is made once', async (t) => {
+      for (const isStored of [true, false]) {
+        const name = randomUUID()
+        const post = repeatable(send, '/templates', { id: name, name })
+        const lost = await troubled.trouble(losingAnswers(sound, isStored), post)
+        t.match([lost.statusCode, lost.json().code], [503, 'outcome_unknown'])
+        t.equal((await post()).statusCode, 201)
+        t.equal(await countRows(admin, `/audit?resource_id=${name}`), 1, 'one audit entry')
+      }
+    })
+
+    t.test('a record that is over counts no more', async (t) => {
+      const post = repeatable(send, '/flows', { name: randomUUID() })
+      const first = (await post()).json()
+      await endRecords(storage, admin)
+      const second = await post()
+      t.not(second.json().id, first.id)
+      t.strictSame(kept(await post()), kept(second))
+
+      const email = `${randomUUID()}@example.com`
+      const body = { name: 'U', email, password: 'a good password' }
+      const postUser = repeatable(send, '/users', body)
+      const user = (await postUser()).json()
+      await send('PATCH', `/users/${user.id}`, { email: `${randomUUID()}@example.com` })
+      await endRecords(storage, admin)
+      t.equal((await postUser()).statusCode, 201, 'the address is free, and the id is another')
+    })
+
+    t.test('registering is not answered twice, since its answer is a credential', async (t) => {
+      const email = `${randomUUID()}@Example.com`
+      const password = 'correct horse'
+      const body = { tenant_name: randomUUID(), name: 'Ada', email, password }
+      const post = repeatable(api.send, '/auth/register', body)
+      const answers = await Promise.all(Array.from({ length: 5 }, () => post()))
+      const first = answers.find(({ statusCode }) => statusCode === 201) as LightMyRequestResponse
+      const { id } = first.json().user
+      const others = answers.filter((answer) => answer !== first)
+      for (const answer of [...others, await post()])
+        t.match([answer.statusCode, answer.json()], [409, { code: 'already_created', id }])
+      const other = await post({ ...body, password: 'another password' })
+      t.equal(other.json().code, 'idempotency_key_reused')
+      const added = await api.as(first.json().token)('GET', '/audit')
+      t.equal(added.json().length, 2, 'one tenant and one user')
+    })
+
+    t.test('a registration whose outcome was lost can be used', async (t) => {
+      for (const isStored of [true, false]) {
+        const login = { email: `${randomUUID()}@example.com`, password: 'correct horse' }
+        const body = { tenant_name: randomUUID(), name: 'Ada', ...login }
+        const post = repeatable(api.send, '/auth/register', body)
+        const lost = await troubled.trouble(losingAnswers(sound, isStored), post)
+        t.equal(lost.json().code, 'outcome_unknown')
+        t.equal((await post()).statusCode, isStored ? 409 : 201)
+        t.equal((await api.send('POST', '/auth/login', login)).statusCode, 200)
+      }
+    })
+
+    t.test('records hold no password, no token and no hidden column', async (t) => {
+      const { rows } = await storage.list(
+        { resource: idempotencyKeys, tenant: await tenantOf(storage, admin) },
+        { limit: 1000 }
+      )
+      t.ok(rows.length > 5)
+      t.notMatch(JSON.stringify(rows), /hidden|good password|\$argon2|ciphertext|key_id|eyJ/)
+    })
+  })
+
+t.test(
+  'a malformed Idempotency-Key is refused, and ignored where nothing is created',
+  async (t) => {
+    const { send } = await (await testApi(t)).register()
+    for (const key of ['', 'x'.repeat(256), 'ключ', 'é', 'a\tb']) {
+      const answer = await send('POST', '/flows', { name: 'F' }, { 'idempotency-key': key })
+      t.match(answer.json(), {
+        status: 400,
+        code: 'validation_failed',
+        errors: [{ in: 'headers', pointer: '/idempotency-key' }]
+      })
+      const patched = await send('PATCH', '/users/me', { name: 'N' }, { 'idempotency-key': key })
+      t.equal(patched.statusCode, 200)
+    }
+    for (const key of ['x'.repeat(255), ' !"#~', '0']) {
+      const answer = await send('POST', '/flows', { name: 'F' }, { 'idempotency-key': key })
+      t.equal(answer.statusCode, 201, key)
+    }
+  }
+)
+
+t.test(
+  'where accounts are kept elsewhere, a repeat goes on with the account it made',
+  async (t) => {
+    const storage = await (testStorages[0] as (typeof testStorages)[0]).open(t)
+    const troubled = troubledStorage(storage)
+    const { identity, accounts } = await identityElsewhere(troubled.storage)
+    const api = await testApi(t, { storage: troubled.storage, identity })
+    const { send } = await api.register()
+
+    for (const [by, url, more] of [
+      [api.send, '/auth/register', { tenant_name: 'New' }],
+      [send, '/users', {}]
+    ] as const) {
+      const email = `${randomUUID()}@example.com`
+      const body = { name: 'N', email, password: 'a good password', ...more }
+      const post = repeatable(by, url, body)
+      const lost = await troubled.trouble(brokenCommit('outcome_unknown'), post)
+      t.equal(lost.statusCode, 503, url)
+      t.ok(accounts.has(email), 'the account is left: the row may be there')
+      const made = await post()
+      t.equal(made.statusCode, 201, made.body)
+      const { id } = made.json().user ?? made.json()
+      t.equal(accounts.get(email), id, 'the account of the first try')
+    }
+  }
+)
+
+/** Commits, or does not, and says that it does not know. */
+function losingAnswers(storage: Storage, isStored: boolean): Partial<Storage> {
+  const commit = async (...changes: Parameters<Storage['commit']>) => {
+    if (isStored) await storage.commit(...changes)
+    throw new StorageError('outcome_unknown')
+  }
+  return { commit: commit as Storage['commit'] }
+}
+
+/** Lets the time of all records of a tenant run out. */
+async function endRecords(storage: Storage, person: Person): Promise<void> {
+  const tenant = await tenantOf(storage, person)
+  const { rows } = await storage.list({ resource: idempotencyKeys, tenant }, { limit: 1000 })
+  const set = { expires_at: new Date(0).toISOString() }
+  await storage.commit({
+    tenant,
+    changes: rows.map(({ id: key }) => ({ op: 'update', resource: idempotencyKeys, key, set }))
+  })
+}
+
+async function tenantOf(storage: Storage, { id }: Person): Promise<TenantId> {
+  const user = await storage.get({ resource: users, tenant: ACROSS_TENANTS }, id)
+  return user?.tenant_id as TenantId
+}
+
+/** Keeps accounts, by address, as another service does: they stay when a commit fails. */
+async function identityElsewhere(storage: Storage) {
+  const local = await openLocalIdentity({ storage, secret: randomUUID(), hasher: cheapHasher })
+  const accounts = new Map<string, string>()
+  const identity: Identity = {
+    ...local,
+    async createAccount(account) {
+      const { id, email } = account
+      if ((accounts.get(email) ?? id) !== id) throw new AccountError('email_taken', 'It is taken.')
+      accounts.set(email, id)
+      return local.createAccount(account)
+    }
+  }
+  return { identity, accounts }
+}
