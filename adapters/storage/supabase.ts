@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createClient } from '@supabase/supabase-js'
+import { fetchText, NoAnswer } from '../fetch-text.js'
 import type { Driver, DriverQuery } from './driver.js'
 import { StorageError } from './errors.js'
 import { readMigrations } from './migrations.js'
@@ -161,33 +162,9 @@ function createServiceClient({ url, key }: SupabaseOptions) {
  * and take a 404 without a body for an empty success.
  */
 async function fetchAnswer(...request: Parameters<typeof fetch>): Promise<Response> {
-  const { response, text } = await fetchText(request)
+  const { response, text } = await fetchText(...request)
   if (!response.ok) throw new Refusal(response.status, text)
   return new Response(text, { status: response.status, headers: response.headers })
-}
-
-async function fetchText(request: Parameters<typeof fetch>) {
-  try {
-    const response = await fetch(...request)
-    return { response, text: await response.text() }
-  } catch (error) {
-    throw new NoAnswer(error)
-  }
-}
-
-/** Causes of a failed `fetch` that lie before the request: nothing was sent. */
-const beforeSending =
-  /^(ECONNREFUSED|ENOTFOUND|EAI_|EHOSTUNREACH|ENETUNREACH|UND_ERR_CONNECT|CERT_|ERR_TLS|ERR_SSL|SELF_SIGNED|DEPTH_ZERO|UNABLE_TO_)/
-
-/** The connection broke, or the time was up. */
-class NoAnswer extends Error {
-  readonly wasSent: boolean
-
-  constructor(cause: unknown) {
-    const { message, cause: inner } = cause as Error & { cause?: NodeJS.ErrnoException }
-    super(inner?.message || inner?.code || message, { cause })
-    this.wasSent = !beforeSending.test(inner?.code ?? '')
-  }
 }
 
 /**
@@ -215,7 +192,9 @@ class Refusal extends Error {
     const { code, message, details } = parseError(text)
     super(message ?? `HTTP ${status}`)
     this.sql = { code, message, detail: details }
-    this.meaning = code ? codeMeaning(code) : statusMeaning(status)
+    // PostgREST has a code that is empty where Postgres went away before it answered.
+    if (code === '') this.meaning = 'lost'
+    else this.meaning = code ? codeMeaning(code) : statusMeaning(status)
   }
 }
 

@@ -144,6 +144,7 @@ const strangeAnswers: readonly [
   [504, '{"code":"PGRST003","message":"no connection free"}', 'unavailable', 'unavailable'],
   [503, '{"code":"PGRST001","message":"connection lost"}', 'unavailable', 'outcome_unknown'],
   [503, '{"code":"57P01","message":"shutting down"}', 'unavailable', 'outcome_unknown'],
+  [400, '{"code":"","message":"","details":null}', 'unavailable', 'outcome_unknown'],
   [500, '{"code":"57014","message":"statement timeout"}', 'unavailable', 'unavailable'],
   [502, '<html>Bad gateway</html>', 'unavailable', 'outcome_unknown'],
   [520, '', 'unavailable', 'outcome_unknown'],

@@ -1,0 +1,30 @@
+/** Causes of a failed `fetch` that lie before the request: nothing was sent. */
+const beforeSending =
+  /^(ECONNREFUSED|ENOTFOUND|EAI_|EHOSTUNREACH|ENETUNREACH|UND_ERR_CONNECT|CERT_|ERR_TLS|ERR_SSL|SELF_SIGNED|DEPTH_ZERO|UNABLE_TO_)/
+
+/** The connection broke, or the time was up. */
+export class NoAnswer extends Error {
+  /** Whether the other side may have got the request. */
+  readonly wasSent: boolean
+
+  constructor(cause: unknown) {
+    const { message, cause: inner } = cause as Error & { cause?: NodeJS.ErrnoException }
+    super(inner?.message || inner?.code || message, { cause })
+    this.wasSent = !beforeSending.test(inner?.code ?? '')
+  }
+}
+
+/**
+ * Sends a request and reads its answer to the end, whatever its status.
+ * @throws NoAnswer
+ */
+export async function fetchText(
+  ...request: Parameters<typeof fetch>
+): Promise<{ response: Response; text: string }> {
+  try {
+    const response = await fetch(...request)
+    return { response, text: await response.text() }
+  } catch (error) {
+    throw new NoAnswer(error)
+  }
+}
