@@ -87,6 +87,19 @@ export const Environment = Type.Object({
   SUPABASE_SERVICE_ROLE_KEY: Type.Optional(
     Type.String({ description: 'Service-role or secret key of the project. For servers only.' })
   ),
+  SUPABASE_JWT_SECRET: Type.Optional(
+    Type.String({
+      minLength: 32,
+      description:
+        'Legacy JWT secret of a project that signs with it. Without, each of its tokens is checked by the Auth server.'
+    })
+  ),
+  SUPABASE_JWT_ISSUER: Type.Optional(
+    Type.String({
+      pattern: '^https?://',
+      description: 'Who makes the tokens of the project, where it is not SUPABASE_URL/auth/v1.'
+    })
+  ),
 
   AUTH_SECRET: Type.Optional(
     Type.String({

@@ -118,7 +118,11 @@ export async function seedDemoData(
     const account = await identity.createAccount({ id: adminId, email, password })
     const row = { id: adminId, email, name: 'Demo Admin', role: 'admin' as const }
     await together(account, () =>
-      store.insert(users, { ...row, ...account.columns }, { along: account.changes })
+      store.insert(
+        users,
+        { ...row, ...account.columns },
+        { along: account.changes, elsewhere: ['password'] }
+      )
     )
   }
   for (const [resource, row] of rows)

@@ -8,11 +8,11 @@ import type {
   FastifyRequest,
   FastifySchemaValidationError
 } from 'fastify'
-import { AccountError } from '../adapters/identity/port.js'
+import { AccountError, type AccountErrorCode } from '../adapters/identity/port.js'
 import { StorageError, type StorageErrorCode } from '../adapters/storage/errors.js'
 import type { Problem } from '../schemas/problem.js'
 import { resources } from '../schemas/registry.js'
-import { ApiError } from './problems.js'
+import { ApiError, type ProblemCode } from './problems.js'
 import { describeViolation } from './validator.js'
 
 /** More would help nobody, and a body can hold thousands of unknown fields. */
@@ -100,9 +100,15 @@ function fromStorage(error: StorageError): ApiError {
   return fromStorageCode[error.code](error, resource?.singular.replaceAll('_', ' ') ?? 'row')
 }
 
+const fromAccountCode: Record<AccountErrorCode, ProblemCode> = {
+  email_taken: 'already_exists',
+  email_busy: 'concurrent_change',
+  email_refused: 'validation_failed',
+  password_refused: 'password_refused'
+}
+
 function fromAccount(error: AccountError): ApiError {
-  const code = error.code === 'email_taken' ? 'already_exists' : 'password_refused'
-  return new ApiError(code, error.message, { cause: error })
+  return new ApiError(fromAccountCode[error.code], error.message, { cause: error })
 }
 
 function fromFastify(error: Partial<FastifyError>): ApiError {

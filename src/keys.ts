@@ -21,23 +21,26 @@ interface KeyFile {
 const DEFAULT_ID = 'default'
 
 /**
- * Takes the keys from the environment. In development what is missing is made: kept beside an
- * SQLite file, so that a restart signs nobody out, and forgotten at exit with any other storage.
+ * Takes the keys from the environment. In development what is missing is made, and kept where the
+ * rows outlive the process, so that the next start reads what this one wrote and signs nobody out.
  *
  * @throws ConfigurationError for a missing or weak key in production.
  */
 export function loadKeys(env: Environment, storageKind: string): Keys {
   const { AUTH_SECRET, ENCRYPTION_KEY } = env
-  if (env.NODE_ENV === 'production') assertStrong(env)
+  if (env.NODE_ENV === 'production') assertStrong(env, storageKind)
   let made: KeyFile | undefined
   let origin: string | null = null
-  if (!AUTH_SECRET || !ENCRYPTION_KEY) {
-    if (storageKind === 'sqlite') {
-      origin = `${env.SQLITE_PATH ?? './data/app.db'}.keys`
-      made = readOrMakeKeyFile(origin)
-    } else {
+  // Supabase Auth signs its tokens itself.
+  const isComplete = ENCRYPTION_KEY && (AUTH_SECRET || storageKind === 'supabase')
+  if (!isComplete) {
+    if (storageKind === 'memory') {
       origin = 'made for this run'
       made = makeKeys()
+    } else {
+      const database = env.SQLITE_PATH ?? './data/app.db'
+      origin = storageKind === 'sqlite' ? `${database}.keys` : `./data/${storageKind}.keys`
+      made = readOrMakeKeyFile(origin)
     }
   }
   const encryption = parseEncryptionKeys(ENCRYPTION_KEY ?? made?.encryption_key ?? '')
@@ -65,12 +68,12 @@ export function parseEncryptionKeys(text: string): [EncryptionKey, ...Encryption
   return keys as [EncryptionKey, ...EncryptionKey[]]
 }
 
-function assertStrong({ AUTH_SECRET, ENCRYPTION_KEY }: Environment): void {
-  if (!AUTH_SECRET)
+function assertStrong({ AUTH_SECRET, ENCRYPTION_KEY }: Environment, storageKind: string): void {
+  if (!AUTH_SECRET && storageKind !== 'supabase')
     throw new ConfigurationError(
       'AUTH_SECRET is not set, and production needs it. Make one with: openssl rand -base64 32'
     )
-  if (isGuessable(Buffer.from(AUTH_SECRET)))
+  if (AUTH_SECRET && isGuessable(Buffer.from(AUTH_SECRET)))
     throw new ConfigurationError(
       'AUTH_SECRET can be guessed. Make one with: openssl rand -base64 32'
     )

@@ -34,6 +34,11 @@ export interface ChangeOptions {
   readonly verb?: string
   /** Changes that belong into the same commit. */
   readonly along?: readonly Change[]
+  /**
+   * Write-only fields that are kept somewhere else, such as a password: they changed, whether a
+   * column did or not, and the audit entry says so.
+   */
+  readonly elsewhere?: readonly string[]
 }
 
 /**
@@ -72,7 +77,7 @@ export interface Store {
   /** Several changes, all or none. */
   commit<const Changes extends readonly Change[]>(
     changes: Changes,
-    verb?: string
+    options?: Pick<ChangeOptions, 'verb' | 'elsewhere'>
   ): Promise<Committed<Changes>>
 }
 
@@ -82,26 +87,27 @@ const MOST_TRIES = 20
 export function createStore(storage: Storage, origin: Origin): Store {
   const { tenant } = origin
 
-  function entryFor(change: Change, at: Date, verb: string | undefined): Change {
+  function entryFor(change: Change, at: Date, { verb, elsewhere = [] }: ChangeOptions): Change {
     const { resource } = change
+    const kept = elsewhere.filter((field) => resource.writeOnly.includes(field))
     const row = {
       id: uuid(),
       actor: origin.actor,
       action: `${resource.singular}.${verb ?? verbs[change.op]}`,
       resource: resource.name,
       resource_id: keyOf(change),
-      fields: changedFields(change),
+      fields: [...new Set([...changedFields(change), ...kept])].sort(),
       at: at.toISOString(),
       request_id: origin.requestId
     }
     return { op: 'insert', resource: audit, row }
   }
 
-  async function commit(changes: readonly Change[], verb?: string) {
+  async function commit(changes: readonly Change[], options: ChangeOptions = {}) {
     const at = new Date()
     const entries = changes
       .filter(({ op, resource }) => op !== 'check' && resource.audited)
-      .map((change) => entryFor(change, at, verb))
+      .map((change) => entryFor(change, at, options))
     const rows = await storage.commit({ tenant, at, changes: [...changes, ...entries] })
     return rows.slice(0, changes.length)
   }
@@ -126,24 +132,26 @@ export function createStore(storage: Storage, origin: Origin): Store {
     list: (resource, query) => storage.list({ resource, tenant }, query),
     commit: commit as Store['commit'],
 
-    async insert(resource, row, { verb, along = [] } = {}) {
-      const [inserted] = await commit([{ op: 'insert', resource, row }, ...along], verb)
+    async insert(resource, row, options = {}) {
+      const { along = [] } = options
+      const [inserted] = await commit([{ op: 'insert', resource, row }, ...along], options)
       return inserted as never
     },
 
-    async update(resource, key, given, { ifMatch, verb, along = [] } = {}) {
+    async update(resource, key, given, options = {}) {
+      const { ifMatch, along = [], elsewhere = [] } = options
       const decide = typeof given === 'function' ? given : () => given
       // Without a decision that depends on the row, the last one to set a field wins.
       const guarded = typeof given === 'function' || isVersions(ifMatch)
       for (let tries = 0; tries < MOST_TRIES; tries++) {
         const row = await matching(resource, key, ifMatch)
         const set = differing(resource, row, decide(row))
-        if (Object.keys(set).length === 0 && along.length === 0) return row
+        if (Object.keys(set).length + along.length + elsewhere.length === 0) return row
         const expect = guarded ? (row.version as number) : undefined
         try {
           const [updated] = await commit(
             [{ op: 'update', resource, key, expect, set }, ...along],
-            verb
+            options
           )
           return updated as never
         } catch (error) {
@@ -174,11 +182,12 @@ export function createStore(storage: Storage, origin: Origin): Store {
       throw new ApiError('concurrent_change', 'Others keep changing this at the moment. Try again.')
     },
 
-    async remove(resource, key, { ifMatch, verb, along = [] } = {}) {
+    async remove(resource, key, options = {}) {
+      const { ifMatch, along = [] } = options
       const expect = isVersions(ifMatch)
         ? ((await matching(resource, key, ifMatch)).version as number)
         : undefined
-      await commit([{ op: 'delete', resource, key, expect }, ...along], verb)
+      await commit([{ op: 'delete', resource, key, expect }, ...along], options)
     }
   }
   return store

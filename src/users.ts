@@ -19,6 +19,9 @@ import type { Attempt } from './idempotency.js'
 import { ApiError } from './problems.js'
 import { type ChangeOptions, createStore, newKey, type Store } from './store.js'
 
+/** How often a new address is tried while others change the row too. */
+const MOST_TRIES = 5
+
 export type UserRow = Stored<typeof users>
 export type UserChange = Partial<Pick<User, 'email' | 'name' | 'role'>> & { password?: string }
 
@@ -42,6 +45,31 @@ export interface Users {
 }
 
 export function createUsers(storage: Storage, identity: Identity, accounts: Accounts): Users {
+  async function updateOnce(
+    store: Store,
+    id: string,
+    { password, ...change }: UserChange,
+    options: ChangeOptions
+  ): Promise<UserRow> {
+    // Changes nothing yet, but refuses a version that is not the row's, before the account changes.
+    const user = await store.update(users, id, {}, options)
+    // Two who change the address at once must not leave one in the row and one in the account.
+    const ifMatch = options.ifMatch ?? (change.email ? new Set([user.version]) : undefined)
+    const demoted = change.role !== undefined && change.role !== 'admin'
+    return keepingAnAdmin(store, demoted ? user : null, async (checks) => {
+      const account = await identity.updateAccount(user, {
+        ...(change.email ? { email: change.email.toLowerCase() } : {}),
+        ...(password ? { password } : {})
+      })
+      const set: Values<typeof users> = { ...change, ...account.columns }
+      const along = [...checks, ...account.changes]
+      const elsewhere = password ? ['password'] : []
+      return together(account, () =>
+        store.update(users, id, set, { ...options, ifMatch, along, elsewhere })
+      )
+    })
+  }
+
   return {
     register({ tenant_name, name, email, password }, attempt, requestId) {
       // A repeat finds the record in the tenant that the first try made.
@@ -56,12 +84,15 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
         async store(row, along) {
           const account = await identity.createAccount({ id, email: email.toLowerCase(), password })
           const [, user] = await together(account, () =>
-            store.commit([
-              { op: 'insert', resource: tenants, row: { id: tenant, name: tenant_name } },
-              { op: 'insert', resource: users, row: { ...row, ...account.columns } },
-              ...account.changes,
-              ...along
-            ])
+            store.commit(
+              [
+                { op: 'insert', resource: tenants, row: { id: tenant, name: tenant_name } },
+                { op: 'insert', resource: users, row: { ...row, ...account.columns } },
+                ...account.changes,
+                ...along
+              ],
+              { elsewhere: ['password'] }
+            )
           )
           return user as UserRow
         }
@@ -84,37 +115,36 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
         store.insert(
           users,
           { ...row, ...account.columns },
-          { along: [...account.changes, ...along] }
+          { along: [...account.changes, ...along], elsewhere: ['password'] }
         )
       )
     },
 
-    async update(store, id, { password, ...change }, options) {
-      const user = await store.need(users, id)
-      const account = await identity.updateAccount(user, {
-        ...(change.email ? { email: change.email.toLowerCase() } : {}),
-        ...(password ? { password } : {})
-      })
-      const set: Values<typeof users> = { ...change, ...account.columns }
-      const demoted = change.role !== undefined && change.role !== 'admin'
-      const updated = await together(account, () =>
-        keepingAnAdmin(store, demoted ? user : null, (checks) =>
-          store.update(users, id, set, { ...options, along: [...checks, ...account.changes] })
-        )
-      )
-      accounts.forget(id)
-      return updated
+    async update(store, id, change, options) {
+      for (let tries = 1; ; tries++)
+        try {
+          return await updateOnce(store, id, change, options)
+        } catch (error) {
+          const isStale = error instanceof StorageError && error.code === 'stale'
+          if (!isStale || error.key !== id || options.ifMatch || tries === MOST_TRIES) throw error
+        } finally {
+          accounts.forget(id)
+        }
     },
 
     async remove(store, id, options) {
       const user = await store.need(users, id)
       const account = await identity.deleteAccount(user)
-      await together(account, () =>
-        keepingAnAdmin(store, user, (checks) =>
-          store.remove(users, id, { ...options, along: [...checks, ...account.changes] })
+      try {
+        await together(account, () =>
+          keepingAnAdmin(store, user, (checks) =>
+            store.remove(users, id, { ...options, along: [...checks, ...account.changes] })
+          )
         )
-      )
-      accounts.forget(id)
+      } finally {
+        // The row may be gone even where that failed.
+        accounts.forget(id)
+      }
     }
   }
 }
@@ -125,7 +155,7 @@ export async function together<T>(account: AccountChange, commit: () => Promise<
   try {
     row = await commit()
   } catch (error) {
-    await account.undo()
+    await account.undo(error)
     throw error
   }
   await account.finish()

@@ -32,7 +32,8 @@ export interface AccountChange {
   /** Changes that belong into the same commit. */
   readonly changes: readonly Change[]
   finish(): Promise<void>
-  undo(): Promise<void>
+  /** @param why what the commit failed with: it may have been stored all the same. */
+  undo(why: unknown): Promise<void>
 }
 
 /**
@@ -62,7 +63,12 @@ export interface Identity {
   deleteAccount(user: Readonly<User>): Promise<AccountChange>
 }
 
-export type AccountErrorCode = 'email_taken' | 'password_refused'
+export type AccountErrorCode =
+  | 'email_taken'
+  /** Somebody else is making an account with this address at the moment. */
+  | 'email_busy'
+  | 'email_refused'
+  | 'password_refused'
 
 /** An account that cannot be as asked. */
 export class AccountError extends Error {

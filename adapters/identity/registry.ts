@@ -10,7 +10,17 @@ export interface IdentityOptions {
 }
 
 /** Which sign-in goes with which storage: Supabase has its own, the others have the local one. */
-export async function openIdentity({ storage, secret }: IdentityOptions): Promise<Identity> {
+export async function openIdentity({ env, storage, secret }: IdentityOptions): Promise<Identity> {
+  if (storage.kind === 'supabase') {
+    const { openSupabaseIdentity } = await import('./supabase.js')
+    return openSupabaseIdentity({
+      storage,
+      url: env.SUPABASE_URL ?? '',
+      key: env.SUPABASE_SERVICE_ROLE_KEY ?? '',
+      jwtSecret: env.SUPABASE_JWT_SECRET,
+      issuer: env.SUPABASE_JWT_ISSUER
+    })
+  }
   const { openLocalIdentity } = await import('./local.js')
   return openLocalIdentity({ storage, secret })
 }

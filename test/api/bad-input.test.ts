@@ -475,12 +475,14 @@ const tables = {
 }
 
 for (const storage of testStorages) {
-  t.test(`bad input on ${storage.kind}`, (t) => badInput(t, storage))
-  t.test(`extremes that are valid on ${storage.kind}`, (t) => validExtremes(t, storage))
+  t.test(`bad input on ${storage.kind}`, { skip: storage.skip }, (t) => badInput(t, storage))
+  t.test(`extremes that are valid on ${storage.kind}`, { skip: storage.skip }, (t) =>
+    validExtremes(t, storage)
+  )
 }
 
-async function badInput(t: Test, { open }: TestStorage) {
-  const { api, admin, tenant } = await stockedApi(t, open)
+async function badInput(t: Test, on: TestStorage) {
+  const { api, admin, tenant } = await stockedApi(t, on)
   let before = await snapshotOf(api.storage, tenant)
   const polluted = () => ({})
 
@@ -571,8 +573,8 @@ async function badInput(t: Test, { open }: TestStorage) {
   })
 }
 
-async function validExtremes(t: Test, { open }: TestStorage) {
-  const { admin } = await stockedApi(t, open)
+async function validExtremes(t: Test, on: TestStorage) {
+  const { admin } = await stockedApi(t, on)
 
   t.test('ids of 128 characters, and ids that look like other routes', async (t) => {
     for (const id of [longest, 'me', 'executions', 'deploy', 'a..b', '0', 'con', 'null', 'A-._']) {
@@ -655,8 +657,13 @@ async function validExtremes(t: Test, { open }: TestStorage) {
       t.equal((await admin.send('PATCH', '/flows/f', { name: longName })).json().name, longName)
     const value = '\u{1F600}'.repeat(65_536)
     t.equal((await admin.send('PUT', '/secrets/S', { value })).statusCode, 200)
-    const password = '\u{1F600}'.repeat(256)
+    const { mostPasswordBytes } = on.signIn
+    const password = '\u{1F600}'.repeat(mostPasswordBytes ? mostPasswordBytes / 4 : 256)
     t.equal((await admin.send('PATCH', '/users/me', { password })).statusCode, 200)
+    if (mostPasswordBytes) {
+      const refused = await admin.send('PATCH', '/users/me', { password: `${password}x` })
+      t.match([refused.statusCode, refused.json().code], [422, 'password_refused'])
+    }
     const credentials = { email: admin.email, password }
     t.equal((await admin.send('POST', '/auth/login', credentials)).statusCode, 200)
   })
@@ -738,8 +745,8 @@ async function exchange(port: number, request: string): Promise<string> {
 }
 
 /** An API with one row of each kind to be spoilt. */
-async function stockedApi(t: Teardown, open: TestStorage['open']) {
-  const api: TestApi = await testApi(t, { storage: await open(t) })
+async function stockedApi(t: Teardown, on: TestStorage) {
+  const api: TestApi = await testApi(t, { on })
   const admin: Person = await api.register()
   const { send } = admin
   await send('PUT', '/templates/t', { name: 'T', definition: { steps: [] } })

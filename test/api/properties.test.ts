@@ -67,9 +67,9 @@ t.test('a cursor that was not made by a list is refused', async () => {
   )
 })
 
-for (const { kind, open } of testStorages)
-  t.test(`lists on ${kind} refuse random cursors`, async (t) => {
-    const { send } = await (await testApi(t, { storage: await open(t) })).register()
+for (const on of testStorages)
+  t.test(`lists on ${on.kind} refuse random cursors`, { skip: on.skip }, async (t) => {
+    const { send } = await (await testApi(t, { on })).register()
     const texts = fc.oneof(hostileText, fc.base64String(), hostileValue.map(encoded))
     const property = fc.asyncProperty(texts, async (given) => {
       const cursor = given.replaceAll('\0', '').toWellFormed().slice(0, 1000).toWellFormed()

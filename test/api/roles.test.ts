@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import t from 'tap'
 import { type Person, type Send, testApi } from '../support/api.js'
 import { routesOf } from '../support/routes.js'
@@ -118,9 +119,10 @@ const table: Readonly<Record<string, Row>> = {
   'GET /api/llm/usage': { expected: forAdmins }
 }
 
+const run = randomBytes(6).toString('hex')
 let count = 0
 function unique(): string {
-  return `unique${++count}`
+  return `unique${++count}.${run}`
 }
 
 /** What the rows of the table talk about, in the admin's tenant. */
@@ -146,24 +148,23 @@ async function call(send: Send, route: string, row: Row, ids: Readonly<Record<st
   return send(method as 'GET', url.replace('/api', ''), body)
 }
 
-for (const { kind, open } of testStorages)
-  t.test(`every route and every role on ${kind}`, async (t) => {
-    const api = await testApi(t, { storage: await open(t) })
+for (const on of testStorages)
+  t.test(`every route and every role on ${on.kind}`, { skip: on.skip }, async (t) => {
+    const api = await testApi(t, { on })
     t.strictSame(Object.keys(table).sort(), routesOf(api.app).sort(), 'the table has every route')
 
     const admin = await api.register()
+    const [viewer, editor, other] = [
+      await api.person(admin, 'viewer'),
+      await api.person(admin, 'editor'),
+      await api.person(admin, 'admin')
+    ]
     for (const [route, row] of Object.entries(table)) {
-      const people = [
-        null,
-        await api.person(admin, 'viewer'),
-        await api.person(admin, 'editor'),
-        await api.person(admin, 'admin'),
-        // A tenant of its own for each route, so that none finds what another left there.
-        await api.register(unique())
-      ]
+      // A tenant of its own for each route, so that none finds what another left there.
+      const people = [null, viewer, editor, other, await api.register(unique())]
       const got: number[] = []
       for (const person of people) {
-        const ids = await prepare(admin)
+        const ids = row.params ? await prepare(admin) : {}
         const answer = await call(person?.send ?? api.send, route, row, ids)
         got.push(answer.statusCode)
       }

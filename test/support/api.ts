@@ -17,7 +17,7 @@ import { readEnvironment } from '../../src/configuration.js'
 import { createKeyring, type Keyring } from '../../src/encryption.js'
 import { openLlm } from '../../src/open.js'
 import { documentOf } from './openapi.js'
-import { type Teardown, testStorages } from './storages.js'
+import { type Teardown, type TestStorage, testStorages } from './storages.js'
 
 /** Real argon2id at its least cost: what is tested is not how long it takes. */
 export const cheapHasher: PasswordHasher = {
@@ -26,6 +26,8 @@ export const cheapHasher: PasswordHasher = {
 }
 
 export interface TestApiOptions {
+  /** Opens a storage of its own (unless one is given) and its sign-in; memory by default. */
+  readonly on?: TestStorage
   readonly storage?: Storage
   readonly identity?: Identity
   readonly hasher?: PasswordHasher
@@ -57,6 +59,8 @@ export interface TestApi {
   readonly app: FastifyInstance
   readonly storage: Storage
   readonly keyring: Keyring
+  /** For names and addresses that no other test gives, in a project that several use at once. */
+  readonly tag: string
   /** Sends without signing in. */
   readonly send: Send
   as(token: string): Send
@@ -66,12 +70,16 @@ export interface TestApi {
   person(admin: Person, role: Role): Promise<Person>
 }
 
-/** The API on a storage of its own (memory unless given), closed with the test. */
+/** The API, closed with the test. */
 export async function testApi(t: Teardown, options: TestApiOptions = {}): Promise<TestApi> {
-  const storage = options.storage ?? (await (testStorages[0] as (typeof testStorages)[0]).open(t))
+  const on = options.on ?? (testStorages[0] as TestStorage)
+  const storage = options.storage ?? (await on.open(t))
   const secret = randomBytes(32).toString('base64')
   const hasher = options.hasher ?? cheapHasher
-  const identity = options.identity ?? (await openLocalIdentity({ storage, secret, hasher }))
+  const identity =
+    options.identity ??
+    (await options.on?.openIdentity?.(t, storage)) ??
+    (await openLocalIdentity({ storage, secret, hasher }))
   const keyring = createKeyring([{ id: 'default', key: randomBytes(32) }])
   const env = readEnvironment({
     NODE_ENV: 'test',
@@ -111,6 +119,7 @@ export async function testApi(t: Teardown, options: TestApiOptions = {}): Promis
     }
   }
   const send = as(null)
+  const tag = randomBytes(6).toString('hex')
   let count = 0
 
   function personOf(answer: LightMyRequestResponse, password: string): Person {
@@ -130,15 +139,16 @@ export async function testApi(t: Teardown, options: TestApiOptions = {}): Promis
     app,
     storage,
     keyring,
+    tag,
     send,
     as,
 
-    async register(tenantName = `Tenant ${++count}`) {
+    async register(tenantName = `Tenant ${++count} ${tag}`) {
       const password = `password of ${tenantName}`
       const body = {
         tenant_name: tenantName,
         name: 'Ada',
-        email: `admin${++count}@example.com`,
+        email: `admin${++count}.${tag}@example.com`,
         password
       }
       return personOf(await send('POST', '/auth/register', body), password)
@@ -146,7 +156,7 @@ export async function testApi(t: Teardown, options: TestApiOptions = {}): Promis
 
     async person(admin, role) {
       const password = `password of ${role}`
-      const body = { email: `${role}${++count}@example.com`, name: role, role, password }
+      const body = { email: `${role}${++count}.${tag}@example.com`, name: role, role, password }
       await admin.send('POST', '/users', body)
       return personOf(await send('POST', '/auth/login', { email: body.email, password }), password)
     }

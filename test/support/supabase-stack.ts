@@ -3,13 +3,15 @@ import { dirname, join } from 'node:path'
 import { createSigner } from 'fast-jwt'
 import type { Driver } from '../../adapters/storage/driver.js'
 import type { TenantId } from '../../adapters/storage/port.js'
+import { migratePostgres } from '../../adapters/storage/postgres-migrate.js'
 import { openSupabase } from '../../adapters/storage/supabase.js'
 import type { AnyResource } from '../../schemas/resource.js'
 import type { StoragePlace } from '../contract/storage-contract.js'
+import { type AuthStandIn, startAuthStandIn } from './auth-stand-in.js'
 import { type Child, startChild } from './child-process.js'
 import { freePort } from './free-port.js'
 import { type PostgresServer, startPostgres } from './postgres-stack.js'
-import { type Gateway, proxyTo, type Route, startGateway } from './supabase-gateway.js'
+import { type Gateway, proxyTo, startGateway } from './supabase-gateway.js'
 
 /** A Supabase project that tests may write to. */
 export interface SupabaseProject {
@@ -21,7 +23,7 @@ export interface SupabaseProject {
   dispose(): Promise<void>
 }
 
-/** A project of local parts: real Postgres, real PostgREST, and a gateway of ours. */
+/** A project of local parts: real Postgres, real PostgREST, a gateway and a stand-in for Auth of ours. */
 export interface LocalSupabase extends SupabaseProject {
   readonly server: PostgresServer
   readonly database: string
@@ -29,26 +31,27 @@ export interface LocalSupabase extends SupabaseProject {
   /** Keys as the platform names them; `legacy` ones are tokens of the roles. */
   readonly keys: { readonly secret: string; readonly publishable: string }
   readonly legacyKeys: Readonly<Record<'anon' | 'authenticated' | 'service_role', string>>
+  /** What the legacy keys are signed with. */
+  readonly jwtSecret: string
   readonly postgrest: { start(): Promise<void>; stop(): Promise<void> }
-}
-
-export interface LocalSupabaseOptions {
-  /** Services besides PostgREST, by prefix, such as `/auth/v1`. */
-  readonly routes?: (project: { jwtSecret: string; databaseUrl: string }) => Record<string, Route>
+  readonly auth: AuthStandIn
 }
 
 /**
  * The project of SUPABASE_TEST_URL and SUPABASE_TEST_SERVICE_ROLE_KEY where they are set, and
- * local parts otherwise.
+ * local parts otherwise. Where SUPABASE_TEST_DB_URL is set too, the migrations it lacks are applied.
  */
 export async function openSupabaseProject(): Promise<SupabaseProject> {
   const { SUPABASE_TEST_URL: url, SUPABASE_TEST_SERVICE_ROLE_KEY: key } = process.env
-  if (!url || !key) return startSupabase()
+  if (!url) return startSupabase()
+  if (!key) throw new Error('SUPABASE_TEST_URL is set without SUPABASE_TEST_SERVICE_ROLE_KEY')
+  const { SUPABASE_TEST_DB_URL: databaseUrl } = process.env
+  if (databaseUrl) await migratePostgres({ url: databaseUrl })
   return { url, key, place: async () => tidyPlace({ url, key }), dispose: async () => {} }
 }
 
 /** Starts local parts on free ports. */
-export async function startSupabase(options: LocalSupabaseOptions = {}): Promise<LocalSupabase> {
+export async function startSupabase(): Promise<LocalSupabase> {
   const server = await startPostgres({ serverSql: platformRoles, databaseSql: platformPrivileges })
   const started: { dispose(): Promise<unknown> }[] = [server]
   try {
@@ -62,12 +65,14 @@ export async function startSupabase(options: LocalSupabaseOptions = {}): Promise
     const keys = { secret: 'sb_secret_test', publishable: 'sb_publishable_test' }
     const postgrest = await startPostgrest(server.url(database, 'authenticator'), jwtSecret)
     started.unshift({ dispose: postgrest.stop })
-    const databaseUrl = server.url(database)
-    const gateway = await startGateway({
-      routes: {
-        '/rest/v1': proxyTo('/rest/v1', postgrest.port),
-        ...options.routes?.({ jwtSecret, databaseUrl })
-      },
+    const auth = await startAuthStandIn({
+      databaseUrl: server.url(database),
+      jwtSecret,
+      issuer: () => `${gateway.url}/auth/v1`
+    })
+    started.unshift({ dispose: auth.close })
+    const gateway: Gateway = await startGateway({
+      routes: { '/rest/v1': proxyTo('/rest/v1', postgrest.port), '/auth/v1': auth.route },
       opaqueKeys: {
         [keys.secret]: legacyKeys.service_role,
         [keys.publishable]: legacyKeys.anon
@@ -82,7 +87,9 @@ export async function startSupabase(options: LocalSupabaseOptions = {}): Promise
       gateway,
       keys,
       legacyKeys,
+      jwtSecret,
       postgrest,
+      auth,
       async place() {
         return {
           open: () => openSupabase({ url: gateway.url, key: keys.secret }),
@@ -105,7 +112,7 @@ async function emptyTables(server: PostgresServer, database: string): Promise<vo
 }
 
 /** The first rows of a project that others use: what is stored is removed again. */
-function tidyPlace(options: { url: string; key: string }): StoragePlace {
+export function tidyPlace(options: { url: string; key: string }): StoragePlace {
   const made = new Map<string, { tenant: TenantId; resource: AnyResource; key: string }>()
   return {
     async open() {
