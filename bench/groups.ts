@@ -1,0 +1,413 @@
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { type Child, startChild } from '../test/support/child-process.js'
+import { type LocalSupabase, startSupabase } from '../test/support/supabase-stack.js'
+import { type Comparison, compare, type Effort, quantile, send, spreadOf } from './compare.js'
+import type { Row } from './results.js'
+import {
+  countRows,
+  loadsAt,
+  loadsOfOwn,
+  loadsOfPostgrest,
+  newTemplate,
+  production,
+  type Server,
+  startPeer
+} from './servers.js'
+
+/** How much a run may take. */
+export interface Extent extends Effort {
+  readonly memoryRows: number
+  readonly storedRows: number
+  readonly residentRequests: number
+  readonly starts: number
+}
+
+export interface Group {
+  readonly name: string
+  readonly title: string
+  run(extent: Extent): Promise<Row[]>
+}
+
+export const groups: readonly Group[] = [
+  { name: 'memory', title: 'Memory', run: inFolder(measureMemory) },
+  { name: 'sqlite', title: 'SQLite', run: inFolder(measureSqlite) },
+  { name: 'postgres', title: 'Postgres and Supabase', run: inFolder(measurePostgres) },
+  { name: 'start', title: 'Start', run: inFolder(measureStart) },
+  { name: 'resident', title: 'Resident memory', run: inFolder(measureResident) },
+  { name: 'processes', title: 'Processes on one Postgres', run: inFolder(measureProcesses) }
+]
+
+type Measure = (extent: Extent, folder: string) => Promise<Row[]>
+
+/** Databases and logs go to a folder that goes with the run. */
+function inFolder(measure: Measure) {
+  return async (extent: Extent): Promise<Row[]> => {
+    const folder = await mkdtemp(join(tmpdir(), 'bench-'))
+    try {
+      return await measure(extent, folder)
+    } finally {
+      await rm(folder, { recursive: true, force: true })
+    }
+  }
+}
+
+async function measureMemory(extent: Extent, folder: string): Promise<Row[]> {
+  const BENCH_ROWS = `${extent.memoryRows}`
+  return withServers(
+    [
+      startPeer('own', folder, { STORAGE: 'memory', BENCH_ROWS }),
+      startPeer('fastify', folder, { BENCH_ROWS })
+    ],
+    async ([own, floor]) => {
+      const ours = loadsOfOwn(own)
+      const bare = loadsAt(`${floor.url}/templates`)
+      const among = `of ${extent.memoryRows.toLocaleString('en')}`
+      return [
+        row(
+          'memory: GET one, signed in',
+          'bare Fastify, not signed in',
+          { least: 0.8 },
+          await compare(sideOf(own, await ours.get()), sideOf(floor, await bare.get()), extent)
+        ),
+        row(
+          `memory: GET a page of 50 ${among}`,
+          'bare Fastify, an array slice',
+          { least: 0.8 },
+          await compare(sideOf(own, await ours.page()), sideOf(floor, await bare.page()), extent)
+        ),
+        row(
+          'memory: POST, validated and audited',
+          'bare Fastify into a Map',
+          { least: 0.6 },
+          await comparePosts(own, ours.post(), floor, bare.post(), extent)
+        )
+      ]
+    }
+  )
+}
+
+async function measureSqlite(extent: Extent, folder: string): Promise<Row[]> {
+  const BENCH_ROWS = `${extent.storedRows}`
+  const SQLITE_PATH = join(folder, 'own.db')
+  const BENCH_SQLITE = join(folder, 'floor.db')
+  return withServers(
+    [
+      startPeer('own', folder, { SQLITE_PATH, BENCH_ROWS }),
+      startPeer('fastify', folder, { BENCH_SQLITE, BENCH_ROWS }),
+      startPeer('express', folder, {})
+    ],
+    async ([own, floor, express]) => {
+      const ours = loadsOfOwn(own)
+      const bare = loadsAt(`${floor.url}/templates`)
+      const array = loadsAt(`${express.url}/templates`)
+      return [
+        row(
+          'SQLite: GET one, signed in',
+          'bare Fastify, a prepared get',
+          { least: 0.8 },
+          await compare(sideOf(own, await ours.get()), sideOf(floor, await bare.get()), extent)
+        ),
+        row(
+          'SQLite: POST, durable and audited',
+          'bare Fastify, a transaction each',
+          { least: 3 },
+          await comparePosts(own, ours.post(), floor, bare.post(), extent)
+        ),
+        row(
+          'SQLite: POST, durable and audited',
+          'Express into an array',
+          { least: 2 },
+          await comparePosts(own, ours.post(), express, array.post(), extent)
+        )
+      ]
+    }
+  )
+}
+
+async function measurePostgres(extent: Extent, folder: string): Promise<Row[]> {
+  const stack = await startSupabase()
+  try {
+    const BENCH_ROWS = `${extent.storedRows}`
+    const DATABASE_URL = stack.server.url(stack.database)
+    const supabase = supabaseEnvironment(stack)
+    const onPostgres = await startPeer('own', folder, { DATABASE_URL, BENCH_ROWS })
+    await stack.server.query(stack.database, createForPostgrest(onPostgres.tenant))
+    await stack.server.query(stack.database, 'vacuum analyze')
+    return await withServers([onPostgres, startPeer('own', folder, supabase)], (servers) =>
+      besidePostgrest(servers, stack, extent)
+    )
+  } finally {
+    await stack.dispose()
+  }
+}
+
+async function besidePostgrest(servers: readonly Server[], stack: LocalSupabase, extent: Extent) {
+  const rows: Row[] = []
+  const [{ tenant }] = servers as [Server]
+  const url = `http://127.0.0.1:${portOf(stack)}`
+  const theirs = loadsOfPostgrest(url, tenant, stack.legacyKeys.service_role)
+  for (const [index, own] of servers.entries()) {
+    const name = index === 0 ? 'Postgres' : 'Supabase'
+    const reach = { least: index === 0 ? 2 : 0.6 }
+    const beside = index === 0 ? 'PostgREST' : 'PostgREST, called directly'
+    const ours = loadsOfOwn(own)
+    for (const [what, kind] of [
+      ['GET one', 'get'],
+      ['GET a page of 50', 'page']
+    ] as const) {
+      const peer = { load: await theirs[kind]() }
+      rows.push(
+        row(
+          `${name}: ${what}`,
+          beside,
+          reach,
+          await compare(sideOf(own, await ours[kind]()), peer, extent)
+        )
+      )
+    }
+    const posts = await compare(sideOf(own, ours.post()), { load: theirs.post() }, extent)
+    rows.push(row(`${name}: POST, audited`, `${beside}, an rpc`, reach, posts))
+  }
+  return rows
+}
+
+/** Requests of ours go to PostgREST as straight as the peer's: the gateway is no part of either. */
+function supabaseEnvironment(stack: LocalSupabase) {
+  return {
+    SUPABASE_URL: stack.url,
+    SUPABASE_SERVICE_ROLE_KEY: stack.legacyKeys.service_role,
+    BENCH_POSTGREST: `${portOf(stack)}`
+  }
+}
+
+function portOf({ postgrest }: LocalSupabase): number {
+  return (postgrest as unknown as { port: number }).port
+}
+
+/** What a project would write that has PostgREST alone: a row and its audit entry at once. */
+function createForPostgrest(tenant: string): string {
+  return `
+    create function public.bench_create_template(name text, description text, definition jsonb)
+      returns jsonb language plpgsql security definer set search_path = '' as $$
+    declare
+      made public.templates;
+    begin
+      insert into public.templates values ('${tenant}', 'tpl_' || gen_random_uuid(),
+        bench_create_template.name, bench_create_template.description,
+        bench_create_template.definition, now(), now(), 1) returning * into made;
+      insert into public.audit values ('${tenant}', gen_random_uuid(), 'bench', 'template.create',
+        'templates', made.id, '["definition", "description", "id", "name"]', now(), null,
+        now(), now(), 1);
+      return to_jsonb(made);
+    end $$;
+    grant execute on function public.bench_create_template to service_role;
+    notify pgrst, 'reload schema'`
+}
+
+/** From the start of the process to the first answer, as \`npm start\` does after its build. */
+async function measureStart({ starts }: Extent, folder: string): Promise<Row[]> {
+  const server = fileURLToPath(new URL('../dist/src/server.js', import.meta.url))
+  const root = fileURLToPath(new URL('..', import.meta.url))
+  const times: Record<'memory' | 'sqlite' | 'fastify', number[]> = {
+    memory: [],
+    sqlite: [],
+    fastify: []
+  }
+  const storages = {
+    memory: { STORAGE: 'memory' },
+    sqlite: { SQLITE_PATH: join(folder, 'start.db') }
+  }
+  // The first round makes the file and warms the system's caches.
+  for (let round = 0; round <= starts; round++) {
+    const found = {
+      fastify: await timeToEnd(['--input-type=module', '-e', "import 'fastify'"], root),
+      memory: await timeToAnswer(server, folder, storages.memory),
+      sqlite: await timeToAnswer(server, folder, storages.sqlite)
+    }
+    if (round === 0) continue
+    for (const name of ['memory', 'sqlite', 'fastify'] as const) times[name].push(found[name])
+  }
+  return (['memory', 'sqlite'] as const).map((name) => {
+    const own = times[name].map((time, round) => time / (times.fastify[round] as number))
+    return {
+      what: `start to first answer, ${name}`,
+      beside: 'node importing fastify',
+      ratio: spreadOf(own),
+      reach: { most: 4 },
+      note: `${(quantile(times[name], 0.5) / 1000).toFixed(2)} s; 0.8 s at most`
+    }
+  })
+}
+
+async function timeToEnd(args: string[], cwd: string): Promise<number> {
+  const start = performance.now()
+  await startChild(process.execPath, args, { cwd }).ended()
+  return performance.now() - start
+}
+
+async function timeToAnswer(server: string, cwd: string, env: Record<string, string>) {
+  const { PATH = '' } = process.env
+  const start = performance.now()
+  const child = startChild(process.execPath, [server], {
+    cwd,
+    env: { PATH, PORT: '0', ...production, ...env }
+  })
+  try {
+    const answer = await fetch(`${await addressOf(child)}/health`)
+    if (!answer.ok) throw new Error(`/health answered ${answer.status}`)
+    return performance.now() - start
+  } finally {
+    child.signal('SIGTERM')
+    await child.ended()
+  }
+}
+
+async function addressOf(child: Child): Promise<string> {
+  await child.wrote('/api/docs\n')
+  const [, address] = /(http:\/\/\S+\/api)\/docs/.exec(child.output()) ?? []
+  return address as string
+}
+
+/** What both keep in memory after many reads, and whether it grows on the way. */
+async function measureResident(extent: Extent, folder: string): Promise<Row[]> {
+  const BENCH_ROWS = '1000'
+  const step = extent.residentRequests / 5
+  return withServers(
+    [
+      startPeer('own', folder, { STORAGE: 'memory', BENCH_ROWS }),
+      startPeer('fastify', folder, { BENCH_ROWS })
+    ],
+    async ([own, floor]) => {
+      const ours = await residentAfterEach(own, await loadsOfOwn(own).get(), step)
+      const load = await loadsAt(`${floor.url}/templates`).get()
+      const bare = await residentAfterEach(floor, load, step)
+      const [first = 0] = ours
+      const last = ours.at(-1) ?? 0
+      const count = (n: number) => n.toLocaleString('en')
+      return [
+        {
+          what: `resident after ${count(extent.residentRequests)} requests`,
+          beside: 'bare Fastify',
+          ratio: exactly(last / (bare.at(-1) ?? 1)),
+          reach: { most: 2 },
+          note: `${last.toFixed(0)} / ${(bare.at(-1) ?? 0).toFixed(0)} MiB`
+        },
+        {
+          what: `resident after ${count(extent.residentRequests)} requests`,
+          beside: `itself after ${count(step)}`,
+          ratio: exactly(last / first),
+          reach: { most: 1.1 },
+          note: `MiB on the way: ${ours.map((size) => size.toFixed(0)).join(', ')}`
+        }
+      ]
+    }
+  )
+}
+
+async function residentAfterEach(server: Server, load: Parameters<typeof send>[0], step: number) {
+  const sizes: number[] = []
+  for (let part = 0; part < 5; part++) {
+    await send(load, { amount: step, connections: 50 })
+    sizes.push(await residentSize(server.pid))
+  }
+  return sizes
+}
+
+/** Mebibytes. */
+async function residentSize(pid: number): Promise<number> {
+  const status = await readFile(`/proc/${pid}/status`, 'utf8')
+  return Number(/VmRSS:\s+(\d+)/.exec(status)?.[1]) / 1024
+}
+
+/** Several processes share one Postgres; each has callers of its own. */
+async function measureProcesses(extent: Extent, folder: string): Promise<Row[]> {
+  const stack = await startSupabase()
+  try {
+    const DATABASE_URL = stack.server.url(stack.database)
+    const first = await startPeer('own', folder, { DATABASE_URL, BENCH_ROWS: '5000' })
+    const more = [1, 2, 3].map(() => startPeer('own', folder, { DATABASE_URL }))
+    return await withServers([first, ...more], async (servers) => {
+      const counts = [1, 2, 4]
+      const rates = new Map(counts.map((count) => [count, [] as number[]]))
+      for (let round = 0; round < extent.rounds; round++)
+        for (const count of counts)
+          rates.get(count)?.push(await rateOfAll(servers.slice(0, count), extent.seconds))
+      const alone = rates.get(1) ?? []
+      return [2, 4].map((count) => ({
+        what: `${count} processes on one Postgres: GET one`,
+        beside: 'one process',
+        ratio: spreadOf((rates.get(count) ?? []).map((rate, n) => rate / (alone[n] as number))),
+        reach: null
+      }))
+    })
+  } finally {
+    await stack.dispose()
+  }
+}
+
+async function rateOfAll(servers: readonly Server[], seconds: number): Promise<number> {
+  const loads = servers.map(async (server) =>
+    send(await loadsOfOwn(server).get(), { seconds, connections: Math.floor(48 / servers.length) })
+  )
+  const results = await Promise.all(loads)
+  return results.reduce((sum, { rate }) => sum + rate, 0)
+}
+
+/** Runs with servers and stops them all, whatever happens. */
+async function withServers<T>(
+  starting: readonly (Server | Promise<Server>)[],
+  run: (servers: [Server, Server, Server]) => Promise<T>
+): Promise<T> {
+  const settled = await Promise.allSettled(starting)
+  const servers = settled.flatMap((each) => (each.status === 'fulfilled' ? [each.value] : []))
+  try {
+    const failed = settled.find((each) => each.status === 'rejected')
+    if (failed) throw failed.reason
+    return await run(servers as never)
+  } finally {
+    for (const server of servers) await server.stop()
+  }
+}
+
+/** Also counts the rows that our side says it has: each answer must have left one. */
+async function comparePosts(
+  own: Server,
+  ours: Parameters<typeof send>[0],
+  peer: Server,
+  theirs: Parameters<typeof send>[0],
+  extent: Extent
+): Promise<Comparison> {
+  const found = await compare(sideOf(own, ours), sideOf(peer, theirs), extent)
+  const before = await countRows(own)
+  const { right } = await send(ours, { amount: 500, connections: 50 })
+  const stored = (await countRows(own)) - before
+  if (stored !== right) throw new Error(`${right} rows were created, ${stored} are there`)
+  const id = await idOfCreated(own)
+  if (!id.startsWith('tpl_')) throw new Error(`the created row is ${id}`)
+  return found
+}
+
+async function idOfCreated({ url, token }: Server): Promise<string> {
+  const answer = await fetch(`${url}/api/templates`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json' },
+    body: JSON.stringify(newTemplate)
+  })
+  const { id, name } = (await answer.json()) as { id: string; name: string }
+  return name === newTemplate.name ? id : 'another'
+}
+
+function sideOf({ pid }: Server, load: Parameters<typeof send>[0]) {
+  return { load, pid }
+}
+
+function row(what: string, beside: string, reach: Row['reach'], found: Comparison): Row {
+  return { what, beside, reach, ...found }
+}
+
+function exactly(value: number) {
+  return { median: value, low: value, high: value }
+}

@@ -1,0 +1,62 @@
+// Our API as `npm start` makes it, from the build and the environment, with BENCH_ROWS templates
+// in it and somebody signed in. Sign-in is the local one on every storage, and with
+// BENCH_POSTGREST requests to Supabase go straight to that port: what is measured is ours.
+import { openLocalIdentity } from '../../dist/adapters/identity/local.js'
+import { ACROSS_TENANTS } from '../../dist/adapters/storage/port.js'
+import { openDriver } from '../../dist/adapters/storage/registry.js'
+import { createStorage } from '../../dist/adapters/storage/storage.js'
+import { templates } from '../../dist/schemas/templates.js'
+import { users } from '../../dist/schemas/users.js'
+import { buildApp } from '../../dist/src/app.js'
+import { chooseStorage, readEnvironment } from '../../dist/src/configuration.js'
+import { loadKeys } from '../../dist/src/keys.js'
+import { announce, output } from './log.mjs'
+import { templateRow, timeOf } from './rows.mjs'
+
+const { BENCH_POSTGREST, BENCH_ROWS = '0' } = process.env
+const account = { email: 'bench@example.com', password: 'a password of the bench' }
+
+if (BENCH_POSTGREST) {
+  const { fetch } = globalThis
+  const prefix = `${process.env.SUPABASE_URL}/rest/v1`
+  globalThis.fetch = (url, init) =>
+    fetch(String(url).replace(prefix, `http://127.0.0.1:${BENCH_POSTGREST}`), init)
+}
+
+const env = readEnvironment(process.env)
+const { entry } = chooseStorage(env)
+const { authSecret, keyring } = loadKeys(env, entry.kind)
+const storage = createStorage(await openDriver(entry, env))
+const identity = await openLocalIdentity({ storage, secret: authSecret })
+const app = await buildApp({
+  env,
+  storage,
+  identity,
+  keyring,
+  providers: [],
+  logger: { level: env.LOG_LEVEL, stream: output }
+})
+
+await app.inject({
+  method: 'POST',
+  url: '/api/auth/register',
+  payload: { ...account, tenant_name: 'Bench', name: 'Bench' }
+})
+const login = await app.inject({ method: 'POST', url: '/api/auth/login', payload: account })
+const { rows } = await storage.list(
+  { resource: users, tenant: ACROSS_TENANTS },
+  { filter: { email: account.email }, limit: 1 }
+)
+const tenant = rows[0].tenant_id
+await fill(Number(BENCH_ROWS))
+const url = await app.listen({ port: 0, host: '127.0.0.1' })
+announce({ url, tenant, token: login.json().token, pid: process.pid })
+
+async function fill(count) {
+  for (let n = 0; n < count; ) {
+    const changes = []
+    for (const at = n; n < count && n < at + 500; n++)
+      changes.push({ op: 'insert', resource: templates, row: templateRow(n) })
+    await storage.commit({ tenant, changes, at: timeOf(n) })
+  }
+}

@@ -1,0 +1,55 @@
+import { type Extent, groups } from './groups.js'
+import { format, formatReach, isReached, keep, machine } from './results.js'
+
+/**
+ * Compares our API with what could be and with its peers: `npm run bench`, in all or by the names
+ * of groups, such as `npm run bench -- memory sqlite`. With `--quick` in about a minute, and
+ * nothing is kept. Fails where an answer is wrong, not where a target is missed.
+ */
+
+const quick = process.argv.includes('--quick')
+const wanted = process.argv.slice(2).filter((argument) => !argument.startsWith('--'))
+
+const extent: Extent = quick
+  ? {
+      rounds: 3,
+      seconds: 0.5,
+      warmUpSeconds: 0.5,
+      memoryRows: 20_000,
+      storedRows: 2000,
+      residentRequests: 20_000,
+      starts: 2
+    }
+  : {
+      rounds: 7,
+      seconds: 3,
+      warmUpSeconds: 2,
+      memoryRows: 1_000_000,
+      storedRows: 20_000,
+      residentRequests: 1_000_000,
+      starts: 9
+    }
+
+const unknown = wanted.find((name) => !groups.some((group) => group.name === name))
+if (unknown) throw new Error(`There is no group ${unknown}: ${groups.map(({ name }) => name)}`)
+
+process.stdout.write(`${machine()}\n`)
+for (const group of groups) {
+  if (wanted.length > 0 && !wanted.includes(group.name)) continue
+  const { name, title } = group
+  const rows = await group.run(extent)
+  const date = new Date().toISOString()
+  if (!quick) await keep({ group: name, title, date, machine: machine(), quick, rows })
+  process.stdout.write(`\n${title}\n`)
+  for (const row of rows) {
+    const { what, beside, ratio, note } = row
+    const verdict = row.reach ? `${formatReach(row)}: ${isReached(row) ? 'reached' : 'MISSED'}` : ''
+    const spread = `${format(ratio.median)} (${format(ratio.low)} to ${format(ratio.high)})`
+    const figures = [row.ours, row.peer].map(
+      (side) => side && `${side.rate.toFixed(0)}/s ${side.cpu?.toFixed(0) ?? '-'} µs`
+    )
+    process.stdout.write(
+      `  ${what}, beside ${beside}: ${spread} ${verdict} ${figures.filter(Boolean).join(' | ')} ${note ?? ''}\n`
+    )
+  }
+}

@@ -1,0 +1,130 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { openSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Load } from './compare.js'
+
+/** A server that the bench started, as it announced itself. */
+export interface Server {
+  readonly url: string
+  readonly pid: number
+  /** Of ours: who is signed in, and where. */
+  readonly token: string
+  readonly tenant: string
+  stop(): Promise<void>
+}
+
+type Environment = Readonly<Record<string, string>>
+
+export const production = {
+  NODE_ENV: 'production',
+  AUTH_SECRET: randomBytes(32).toString('base64'),
+  ENCRYPTION_KEY: randomBytes(32).toString('base64')
+}
+
+/**
+ * Starts a program of `bench/peers` with nothing else in its environment; its log goes to a file of
+ * the folder. Ended with this process at the latest.
+ */
+export async function startPeer(name: string, folder: string, env: Environment): Promise<Server> {
+  const program = fileURLToPath(new URL(`./peers/${name}.mjs`, import.meta.url))
+  const log = openSync(join(folder, `${name}-${randomBytes(4).toString('hex')}.log`), 'w')
+  const { PATH = '' } = process.env
+  const child = spawn(process.execPath, [program], {
+    cwd: folder,
+    env: { PATH, ...production, ...env },
+    stdio: ['ignore', log, 'pipe']
+  })
+  const endWithUs = () => child.kill('SIGKILL')
+  process.on('exit', endWithUs)
+  child.once('exit', () => process.off('exit', endWithUs))
+  const announced = await announcementOf(child)
+  return {
+    ...announced,
+    async stop() {
+      if (child.exitCode !== null) return
+      child.kill('SIGKILL')
+      await once(child, 'exit')
+    }
+  }
+}
+
+function announcementOf(child: ChildProcess): Promise<Server> {
+  return new Promise((resolve, reject) => {
+    let text = ''
+    child.stderr?.setEncoding('utf8').on('data', (chunk: string) => {
+      text += chunk
+      const line = /^\{.*\}$/m.exec(text)
+      if (line) resolve(JSON.parse(line[0]))
+    })
+    child.once('close', () => reject(new Error(`The server ended before it listened:\n${text}`)))
+  })
+}
+
+const id = 'tpl_0000500'
+export const newTemplate = {
+  name: 'Welcome e-mail',
+  description: 'Greets a new customer.',
+  definition: { steps: [{ send: 'welcome' }, { wait: 60 }, { send: 'reminder' }] }
+}
+
+/** The three requests that are compared. */
+export interface Loads {
+  get(): Promise<Load>
+  page(): Promise<Load>
+  post(): Load
+}
+
+export function loadsOfOwn({ url, token }: Server): Loads {
+  return loadsAt(`${url}/api/templates`, { authorization: `Bearer ${token}` })
+}
+
+/** Of a server with the same addresses as ours. */
+export function loadsAt(url: string, headers: Environment = {}): Loads {
+  return {
+    get: () => alwaysAnswered({ url: `${url}/${id}`, headers, status: 200 }),
+    page: () => alwaysAnswered({ url: `${url}?limit=50`, headers, status: 200 }),
+    post: () => postLoad(url, newTemplate, headers)
+  }
+}
+
+/** Of PostgREST, which answers the same columns of the same rows. */
+export function loadsOfPostgrest(url: string, tenant: string, key: string): Loads {
+  const headers = { authorization: `Bearer ${key}` }
+  const one = { ...headers, accept: 'application/vnd.pgrst.object+json' }
+  const select = 'select=id,name,description,definition,created_at,updated_at,version'
+  const rows = `${url}/templates?tenant_id=eq.${tenant}&${select}`
+  const list = `${rows}&order=created_at.desc,id.desc&limit=50`
+  return {
+    get: () => alwaysAnswered({ url: `${rows}&id=eq.${id}`, headers: one, status: 200 }),
+    page: () => alwaysAnswered({ url: list, headers, status: 200 }),
+    post: () => ({
+      ...postLoad(`${url}/rpc/bench_create_template`, newTemplate, headers),
+      status: 200
+    })
+  }
+}
+
+function postLoad(url: string, value: object, headers: Environment): Load {
+  const json = { ...headers, 'content-type': 'application/json' }
+  return { url, method: 'POST', headers: json, body: JSON.stringify(value), status: 201 }
+}
+
+/** Expects the body that is there now, after a look at it. */
+async function alwaysAnswered(load: Load): Promise<Load> {
+  const answer = await fetch(load.url, { headers: { ...load.headers } })
+  const expected = await answer.text()
+  const value: unknown = answer.ok ? JSON.parse(expected) : null
+  const right = Array.isArray(value) ? value.length === 50 : (value as { id?: string })?.id === id
+  if (!right) throw new Error(`${load.url} answers ${answer.status} ${expected}`)
+  return { ...load, expected }
+}
+
+/** How many rows there are, by the count that the API gives. */
+export async function countRows({ url, token }: Server): Promise<number> {
+  const headers = { authorization: `Bearer ${token}` }
+  const answer = await fetch(`${url}/api/templates?limit=1&count=exact`, { headers })
+  return Number(answer.headers.get('x-total-count'))
+}
