@@ -29,7 +29,13 @@ export const secrets = defineResource({
   optional: ['expires_at'],
   hidden: ['ciphertext', 'key_id'],
   writeOnly: { value: Type.String({ minLength: 1, maxLength: 65_536, examples: ['xoxb-…'] }) },
-  computed: { expired: Type.Boolean({ examples: [false] }) },
+  computed: {
+    expired: Type.Boolean({ examples: [false] }),
+    expires_soon: Type.Boolean({
+      description: 'Whether it expires within the next 14 days.',
+      examples: [false]
+    })
+  },
   filters: [],
   audited: true,
   access: {

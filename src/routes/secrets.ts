@@ -1,7 +1,8 @@
 import type { FastifyInstance } from 'fastify'
-import type { Stored, Values } from '../../adapters/storage/port.js'
+import type { Values } from '../../adapters/storage/port.js'
 import { secrets } from '../../schemas/secrets.js'
 import type { Keyring } from '../encryption.js'
+import { expiresSoon, isExpired } from '../secret-values.js'
 import { resourceRoutes } from './resources.js'
 
 /** The value goes in and never comes out: answers show what is about it. */
@@ -13,10 +14,6 @@ export function secretRoutes(app: FastifyInstance, keyring: Keyring): void {
         expires_at: (expires_at as string | undefined) ?? null
       }
     },
-    view: (row) => ({ ...row, expired: isExpired(row) })
+    view: (row) => ({ ...row, expired: isExpired(row), expires_soon: expiresSoon(row) })
   })
-}
-
-function isExpired({ expires_at }: Stored<typeof secrets>): boolean {
-  return expires_at !== null && Date.parse(expires_at) <= Date.now()
 }

@@ -55,7 +55,17 @@ for (const on of testStorages)
         expired: true,
         expires_at: '2020-01-01T00:00:00.000Z'
       })
-      t.match((await send('GET', '/secrets/NEW')).json(), { expired: false })
+      t.match((await send('GET', '/secrets/NEW')).json(), { expired: false, expires_soon: false })
+      const days = (count: number) => new Date(Date.now() + count * 86_400_000).toISOString()
+      await send('PUT', '/secrets/SOON', { value, expires_at: days(13) })
+      await send('PUT', '/secrets/LATER', { value, expires_at: days(15) })
+      const shown = (await send('GET', '/secrets')).json() as { name: string }[]
+      const soon = shown.filter((secret) => 'expires_soon' in secret && secret.expires_soon)
+      t.strictSame(
+        soon.map(({ name }) => name),
+        ['SOON'],
+        'neither what has expired nor what has long to go'
+      )
     })
 
     t.test('the name is the key, in any script', async (t) => {

@@ -34,6 +34,8 @@ export interface TestApiOptions {
   readonly env?: Readonly<Record<string, string>>
   readonly logger?: FastifyServerOptions['logger']
   readonly redis?: Redis
+  /** One with a key that nobody knows by default. */
+  readonly keyring?: Keyring
   /** Those of the environment by default. */
   readonly providers?: readonly LlmProvider[]
 }
@@ -80,7 +82,7 @@ export async function testApi(t: Teardown, options: TestApiOptions = {}): Promis
     options.identity ??
     (await options.on?.openIdentity?.(t, storage)) ??
     (await openLocalIdentity({ storage, secret, hasher }))
-  const keyring = createKeyring([{ id: 'default', key: randomBytes(32) }])
+  const keyring = options.keyring ?? createKeyring([{ id: 'default', key: randomBytes(32) }])
   const env = readEnvironment({
     NODE_ENV: 'test',
     AUTH_RATE_LIMIT_PER_MINUTE: '1000000',

@@ -1,0 +1,165 @@
+import { StorageError } from '../adapters/storage/errors.js'
+import {
+  ACROSS_TENANTS,
+  type Page,
+  type Storage,
+  type Stored,
+  type TenantId
+} from '../adapters/storage/port.js'
+import { secrets } from '../schemas/secrets.js'
+import { tenants } from '../schemas/tenants.js'
+import { DecryptionError, type Keyring } from './encryption.js'
+import { secretContext } from './secret-values.js'
+import { createStore } from './store.js'
+
+type SecretRow = Stored<typeof secrets>
+
+/** A secret that no configured key opens. */
+export interface Unreadable {
+  readonly tenant: string
+  readonly name: string
+  readonly keyId: string
+}
+
+export interface KeyReport {
+  /** Tenants that were looked at, and how many there are. */
+  tenants: number
+  readonly allTenants: number
+  /** Secrets that were looked at. */
+  secrets: number
+  /** How many were under each key when they were looked at. */
+  readonly byKey: Map<string, number>
+  /** Secrets that were encrypted anew. */
+  rotated: number
+  readonly unreadable: Unreadable[]
+}
+
+export interface WalkOptions {
+  /** Called after each page of secrets and after each tenant. */
+  readonly onProgress?: (report: Readonly<KeyReport>) => void
+}
+
+const PAGE = 200
+/** Rows at a time: those of SQLite share a transaction, and no server is kept from its own. */
+const AT_ONCE = 8
+
+/** Opens every secret, and changes none. */
+export function checkSecrets(storage: Storage, keyring: Keyring, options: WalkOptions = {}) {
+  return walk(storage, keyring, options, async () => false)
+}
+
+/**
+ * Encrypts every secret under the first key that is not under it yet, each in a commit of its own
+ * with its audit entry, while servers go on reading and writing. What was done stays done where it
+ * is broken off, and the next run does the rest.
+ *
+ * A server that still writes with an older key may do so behind this one's back: it goes over all
+ * of them until nothing is left to do.
+ */
+export async function rotateSecrets(
+  storage: Storage,
+  keyring: Keyring,
+  options: WalkOptions = {}
+): Promise<KeyReport> {
+  let rotated = 0
+  for (;;) {
+    const report = await walk(storage, keyring, options, (row) => rotate(storage, keyring, row))
+    rotated += report.rotated
+    if (report.rotated === 0) return { ...report, rotated }
+  }
+}
+
+/** Whether the row was encrypted anew. Another change of it at the same moment comes first. */
+async function rotate(storage: Storage, keyring: Keyring, row: SecretRow): Promise<boolean> {
+  if (isCurrent(keyring, row)) return false
+  const origin = { tenant: row.tenant_id as TenantId, actor: 'system', requestId: null }
+  let changed = false
+  try {
+    await createStore(storage, origin).update(
+      secrets,
+      row.name,
+      (now) => {
+        changed = !isCurrent(keyring, now)
+        return changed ? keyring.seal(open(keyring, now), secretContext(now)) : {}
+      },
+      { verb: 'rotate' }
+    )
+  } catch (error) {
+    if (error instanceof StorageError && error.code === 'not_found') return false
+    throw error
+  }
+  return changed
+}
+
+async function walk(
+  storage: Storage,
+  keyring: Keyring,
+  { onProgress }: WalkOptions,
+  visit: (row: SecretRow) => Promise<boolean>
+): Promise<KeyReport> {
+  const report: KeyReport = {
+    tenants: 0,
+    allTenants: await countTenants(storage),
+    secrets: 0,
+    byKey: new Map(),
+    rotated: 0,
+    unreadable: []
+  }
+
+  async function look(row: SecretRow): Promise<void> {
+    report.secrets++
+    report.byKey.set(row.key_id, (report.byKey.get(row.key_id) ?? 0) + 1)
+    try {
+      open(keyring, row)
+      if (await visit(row)) report.rotated++
+    } catch (error) {
+      if (!(error instanceof DecryptionError)) throw error
+      report.unreadable.push({ tenant: row.tenant_id, name: row.name, keyId: row.key_id })
+    }
+  }
+
+  for await (const { id } of rowsOf(storage, tenants, ACROSS_TENANTS)) {
+    let batch: SecretRow[] = []
+    for await (const row of rowsOf(storage, secrets, id as TenantId)) {
+      batch.push(row)
+      if (batch.length < AT_ONCE) continue
+      await Promise.all(batch.map(look))
+      batch = []
+      onProgress?.(report)
+    }
+    await Promise.all(batch.map(look))
+    report.tenants++
+    onProgress?.(report)
+  }
+  return report
+}
+
+function open(keyring: Keyring, row: SecretRow): string {
+  return keyring.open(row, secretContext(row))
+}
+
+function isCurrent(keyring: Keyring, { key_id }: SecretRow): boolean {
+  return key_id === keyring.ids[0]
+}
+
+async function countTenants(storage: Storage): Promise<number> {
+  const from = { resource: tenants, tenant: ACROSS_TENANTS } as const
+  return (await storage.list(from, { limit: 1, count: 'exact' })).total ?? 0
+}
+
+/** All rows, oldest first, so that one that is made meanwhile comes last. */
+async function* rowsOf<R extends typeof tenants | typeof secrets>(
+  storage: Storage,
+  resource: R,
+  tenant: TenantId | typeof ACROSS_TENANTS
+): AsyncGenerator<Stored<R>> {
+  let cursor: string | null = null
+  do {
+    const page: Page<Stored<R>> = await storage.list(
+      { resource, tenant },
+      { order: 'asc', limit: PAGE, ...(cursor ? { cursor } : {}) }
+    )
+    yield* page.rows
+    cursor = page.next
+  } while (cursor)
+}

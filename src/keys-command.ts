@@ -1,0 +1,69 @@
+import { runCommand } from './command.js'
+import { ConfigurationError, loadEnvironmentFiles, readEnvironment } from './configuration.js'
+import { checkSecrets, type KeyReport, rotateSecrets } from './key-rotation.js'
+import { openBackend } from './open.js'
+
+const usage = `Usage: npm run keys -- check | rotate
+
+  check   tells how many secrets are under each encryption key, and names those that none opens
+  rotate  encrypts under the first key of ENCRYPTION_KEY what is under another, while the API serves
+
+Both exit with 1 where a secret cannot be opened.
+`
+
+const commands = { check: checkSecrets, rotate: rotateSecrets }
+
+async function main(args: readonly string[]): Promise<void> {
+  const [name = '', ...rest] = args
+  if (rest.length || !Object.hasOwn(commands, name)) {
+    process.stderr.write(usage)
+    process.exitCode = 2
+    return
+  }
+  loadEnvironmentFiles()
+  const env = readEnvironment(process.env)
+  const { choice, storage, keys } = await openBackend(env)
+  try {
+    if (choice.entry.kind === 'memory')
+      throw new ConfigurationError('Secrets in memory end with the server that has them.')
+    const run = commands[name as keyof typeof commands]
+    const progress = progressLine()
+    const report = await run(storage, keys.keyring, { onProgress: progress.show })
+    progress.end()
+    print(report)
+    if (report.unreadable.length) process.exitCode = 1
+  } finally {
+    await storage.close()
+  }
+}
+
+/** One line that is written over on a terminal; elsewhere a line every second. */
+function progressLine() {
+  const onTerminal = process.stderr.isTTY
+  let shownAt = Date.now()
+  return {
+    show({ tenants, allTenants, secrets, rotated }: Readonly<KeyReport>): void {
+      if (Date.now() - shownAt < (onTerminal ? 50 : 1000)) return
+      shownAt = Date.now()
+      const text = `${tenants} of ${allTenants} tenants, ${secrets} secrets, ${rotated} encrypted anew`
+      process.stderr.write(onTerminal ? `\r\x1b[2K${text}` : `${text}\n`)
+    },
+    end(): void {
+      if (onTerminal) process.stderr.write('\r\x1b[2K')
+    }
+  }
+}
+
+function print({ allTenants, secrets, byKey, rotated, unreadable }: KeyReport): void {
+  const keys = [...byKey].map(([id, count]) => `${count} under ${id}`).join(', ')
+  const lines = [
+    `${secrets} secrets of ${allTenants} tenants${keys && `: ${keys}`}. ${rotated} were encrypted anew.`,
+    ...unreadable.map(
+      ({ tenant, name, keyId }) =>
+        `No configured key opens the secret ${name} of tenant ${tenant}, written with the key ${keyId}.`
+    )
+  ]
+  process.stdout.write(`${lines.join('\n')}\n`)
+}
+
+runCommand(() => main(process.argv.slice(2)))
