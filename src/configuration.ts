@@ -2,7 +2,7 @@ import type { ErrorObject } from 'ajv'
 import type { ProviderSettings } from '../adapters/llm/registry.js'
 import { type StorageEntry, storages } from '../adapters/storage/registry.js'
 import { Environment, LlmProviders } from '../schemas/environment.js'
-import { createAjv, describeViolation, readingText } from './validator.js'
+import { compiledWhenNeeded, createAjv, describeViolation, readingText } from './validator.js'
 
 /** A mistake in the configuration: the message names the variable and is for the operator. */
 export class ConfigurationError extends Error {
@@ -36,7 +36,7 @@ export function readEnvironment(source: NodeJS.ProcessEnv): Environment {
   )
 }
 
-const checkProviders = createAjv().compile<LlmProviders>(LlmProviders)
+const checkProviders = compiledWhenNeeded(createAjv(), LlmProviders)
 
 /**
  * The LLM providers that are configured: `openai`, where it has a key, and those of LLM_PROVIDERS.
@@ -49,7 +49,7 @@ export function readProviders(env: Environment): ProviderSettings[] {
     key: env.OPENAI_API_KEY ?? '',
     model: env.OPENAI_DEFAULT_MODEL
   }
-  const more = parseProviders(env.LLM_PROVIDERS ?? '[]')
+  const more = env.LLM_PROVIDERS ? parseProviders(env.LLM_PROVIDERS) : []
   const providers = openai.key === '' ? more : [openai, ...more]
   const names = new Set(providers.map(({ name }) => name))
   if (names.size < providers.length)
@@ -66,7 +66,7 @@ function parseProviders(text: string): LlmProviders {
   } catch {
     throw new ConfigurationError('LLM_PROVIDERS is not valid JSON. See .env.example.')
   }
-  if (checkProviders(providers)) return providers
+  if (checkProviders(providers)) return providers as LlmProviders
   const [error] = checkProviders.errors ?? []
   const where = error?.instancePath || 'as a whole'
   throw new ConfigurationError(

@@ -7,26 +7,34 @@ type BuildSerializer = NonNullable<
   >['buildSerializer']
 >
 type Schemas = Readonly<Record<string, object>>
+type Serialize = (value: unknown) => string
 
 const buildCompiler = SerializerSelector()
 /** By all that decides what is compiled. Schemas are declared in code, so there are few. */
-const compiled = new Map<string, (value: unknown) => string>()
+const compiled = new Map<string, Serialize>()
 
 /**
- * Compiles each schema once, however many routes and apps answer by it: some four hundred answers
- * of ours share a few dozen. A compilation checks every shared schema that it is given, so it is
- * given those alone that the schema refers to.
+ * Compiles a schema when an answer first needs it, and once for all routes and apps that answer by
+ * it: some four hundred answers of ours share a few dozen, and most problems never happen.
  */
 export const buildSerializer = ((shared: Schemas, options: object) => (route: Answer) => {
+  let serialize: Serialize | undefined
+  return (value: unknown) => {
+    serialize ??= compile(route, shared, options)
+    return serialize(value)
+  }
+}) as unknown as BuildSerializer
+
+/** A compilation checks every schema that it is given: those alone that this one refers to. */
+function compile(route: Answer, shared: Schemas, options: object): Serialize {
   const referred = referredBy(route.schema, shared)
   const identity = JSON.stringify([route.schema, referred, options])
-  let serialize = compiled.get(identity)
-  if (!serialize) {
-    serialize = buildCompiler(referred, options)(route)
-    compiled.set(identity, serialize)
-  }
+  const known = compiled.get(identity)
+  if (known) return known
+  const serialize = buildCompiler(referred, options)(route)
+  compiled.set(identity, serialize)
   return serialize
-}) as unknown as BuildSerializer
+}
 
 type Answer = Parameters<ReturnType<typeof buildCompiler>>[0]
 

@@ -12,7 +12,7 @@ export const buildValidator = ((shared: Readonly<Record<string, object>>) => {
   for (const schema of Object.values(shared)) ajv.addSchema(schema)
   return ({ schema: given, httpPart }: { schema: object; httpPart?: string }) => {
     const schema = httpPart === 'headers' ? withLowerCaseNames(given) : given
-    const check = ajv.compile(schema)
+    const check = compiledWhenNeeded(ajv, schema)
     return httpPart === 'body' ? check : readingText(check, schema)
   }
 }) as unknown as BuildValidator
@@ -22,6 +22,24 @@ type BuildValidator = NonNullable<
     NonNullable<FastifyServerOptions['schemaController']>['compilersFactory']
   >['buildValidator']
 >
+
+/** Whether a value is valid, and with the last that was not, why. */
+export interface Check {
+  (data: unknown): boolean
+  errors?: ValidateFunction['errors']
+}
+
+/** Compiling takes longer than starting: what is not asked for is not compiled. */
+export function compiledWhenNeeded(ajv: Ajv, schema: object): Check {
+  let compiled: ValidateFunction | undefined
+  const check: Check = (data) => {
+    compiled ??= ajv.compile(schema)
+    const valid = compiled(data)
+    check.errors = compiled.errors
+    return valid
+  }
+  return check
+}
 
 /** As Node gives the names of headers; Fastify leaves that to a compiler of one's own. */
 function withLowerCaseNames(schema: { properties?: object }): object {
@@ -36,7 +54,7 @@ function withLowerCaseNames(schema: { properties?: object }): object {
  * Reads the numbers and booleans of a path, a query or an environment before they are checked.
  * Ajv's own coercion takes hex, spaces and `Infinity`, which then passes any maximum.
  */
-export function readingText(check: ValidateFunction, schema: { properties?: object }) {
+export function readingText(check: Check, schema: { properties?: object }) {
   const types = Object.entries(schema.properties ?? {}).map(
     ([name, { type }]): [string, string] => [name, type]
   )
@@ -64,7 +82,14 @@ function toBoolean(text: string): unknown {
 }
 
 export function createAjv(options: Options = {}): Ajv {
-  const ajv = new Ajv({ useDefaults: true, allErrors: true, ...options })
+  // The schemas are made by TypeBox: checking them against that of all schemas says nothing new.
+  const ajv = new Ajv({
+    useDefaults: true,
+    allErrors: true,
+    meta: false,
+    validateSchema: false,
+    ...options
+  })
   formats.default(ajv, ['date-time', 'email', 'uuid'])
   const dateTime = ajv.formats['date-time'] as { validate: (text: string) => boolean }
   // RFC 3339 has leap seconds and the year 0, which no storage can hold. Ajv lets more pass than
