@@ -1,7 +1,6 @@
 import { createHash } from 'node:crypto'
 import type { FastifyRequest } from 'fastify'
 import { v7 as randomUuid } from 'uuid'
-import { AccountError } from '../adapters/identity/port.js'
 import { StorageError } from '../adapters/storage/errors.js'
 import type { Change, NewRow, Storage, Stored, TenantId } from '../adapters/storage/port.js'
 import { normalValue } from '../adapters/storage/storage.js'
@@ -128,8 +127,8 @@ export function createIdempotency({ storage, keyring, lifeMs }: IdempotencyOptio
           try {
             return await creation.store(row, recordChanges(record, creation, row as never))
           } catch (error) {
-            if (!mayHaveWinner(error)) throw error
-            const winner = await find(creation.tenant)
+            // Another try may have done it; so may this one, where only the answer was lost.
+            const winner = await find(creation.tenant).catch(() => null)
             if (winner && isLive(winner)) return replay(winner) as never
             if (!isAboutRecord(error) || tries === MOST_TRIES) throw error
           }
@@ -165,12 +164,6 @@ function shownColumns(
   return Object.fromEntries(
     shown.map((column) => [column.name, normalValue(column, row[column.name])])
   )
-}
-
-/** Whether it can have failed because the same request was faster: on the record, or on the row. */
-function mayHaveWinner(error: unknown): boolean {
-  if (error instanceof AccountError) return error.code === 'email_taken'
-  return isAboutRecord(error) || (error instanceof StorageError && error.code === 'conflict')
 }
 
 function isAboutRecord(error: unknown): boolean {

@@ -51,7 +51,8 @@ export interface Identity {
   /** Ends the session that an access token belongs to. */
   signOut(token: string): Promise<void>
   /**
-   * Goes on with an account that an earlier try left under this very id, and gives it the password.
+   * Goes on with an account that another try of the same request left under this very id: who gives
+   * an id again gives the same address and password.
    *
    * @throws AccountError where the password or the address cannot be accepted.
    */

@@ -96,14 +96,25 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
     try {
       await insert(account).catch(async (error) => {
         if (!isRefusal(error, 'email_exists')) throw error
+        if (await isLeft(account)) return
         await clear(account)
         await insert(account)
       })
     } catch (error) {
-      // It may have been made, or it is there since an earlier try.
-      if (isUnclear(error)) await discard(account.id)
+      if (isUnclear(error)) {
+        // Auth says no more than this where another try made it at the same moment.
+        if (await isLeft(account).catch(() => false)) return
+        // It may have been made, or may yet be.
+        await discard(account.id)
+      }
       throw refusal(error)
     }
+  }
+
+  /** Whether another try of the same request has made the account, and not the row. */
+  async function isLeft({ id, email }: Account): Promise<boolean> {
+    const holder = await auth.findUser(email)
+    return holder?.id === id && isOurs(holder) && (await rowOf(id)) === null
   }
 
   /**

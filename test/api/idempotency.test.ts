@@ -48,12 +48,12 @@ const creations: readonly {
   }
 ]
 
-for (const { kind, open } of testStorages)
-  t.test(`Idempotency-Key on ${kind}`, async (t) => {
-    const sound = await open(t)
+for (const on of testStorages)
+  t.test(`Idempotency-Key on ${on.kind}`, { skip: on.skip }, async (t) => {
+    const sound = await on.open(t)
     const troubled = troubledStorage(sound)
     const { storage } = troubled
-    const api = await testApi(t, { storage })
+    const api = await testApi(t, { on, storage })
     const admin = await api.register()
     const { send } = admin
     await send('PUT', '/templates/t', { name: 'T' })
@@ -156,6 +156,14 @@ for (const { kind, open } of testStorages)
         t.equal((await post()).statusCode, 201)
         t.equal(await countRows(admin, `/audit?resource_id=${name}`), 1, 'one audit entry')
       }
+    })
+
+    t.test('where only the answer of a commit was lost, the record has it', async (t) => {
+      const post = repeatable(send, '/flows', { name: randomUUID() })
+      const { commit } = losingAnswers(sound, true)
+      const answer = await troubled.trouble(commit ? { commit } : {}, post)
+      t.equal(answer.statusCode, 201)
+      t.strictSame(kept(await post()), kept(answer))
     })
 
     t.test('a record that is over counts no more', async (t) => {
@@ -262,13 +270,19 @@ t.test(
   }
 )
 
-/** Commits, or does not, and says that it does not know. */
+/** Commits, or does not, and is gone before it says so. */
 function losingAnswers(storage: Storage, isStored: boolean): Partial<Storage> {
+  let isGone = false
   const commit = async (...changes: Parameters<Storage['commit']>) => {
     if (isStored) await storage.commit(...changes)
+    isGone = true
     throw new StorageError('outcome_unknown')
   }
-  return { commit: commit as Storage['commit'] }
+  const get: Storage['get'] = async (from, key) => {
+    if (isGone) throw new StorageError('unavailable')
+    return storage.get(from, key)
+  }
+  return { commit: commit as Storage['commit'], get }
 }
 
 /** Lets the time of all records of a tenant run out. */
