@@ -57,9 +57,11 @@ export function createTokenVerifier(options: TokenVerifierOptions): TokenVerifie
   const secret = options.jwtSecret ? new TextEncoder().encode(options.jwtSecret) : undefined
   const required = { issuer, audience: AUDIENCE, requiredClaims: ['exp', 'sub'] }
   const publishedKey = followKeys(options.keysUrl, options.headers, timeoutMs)
-  const verified = new LRUCache<string, string>({ max: 10_000 })
+  // By the clock that tokens end by, which a machine that slept has not stopped.
+  const clock = { perf: Date, ttlResolution: 0 }
+  const verified = new LRUCache<string, string>({ max: 10_000, ...clock })
   // Apart, so that made-up tokens do not push out the good ones.
-  const refused = new LRUCache<string, true>({ max: 1000, ttl: ASKED_MS })
+  const refused = new LRUCache<string, true>({ max: 1000, ttl: ASKED_MS, ...clock })
   const running = new Map<string, Promise<Verdict>>()
 
   /** Throws jose's errors. */

@@ -1,0 +1,235 @@
+import { once } from 'node:events'
+import http from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { exportJWK, generateKeyPair, type JWTPayload, SignJWT } from 'jose'
+import t, { type Test } from 'tap'
+import { createTokenVerifier, type TokenVerifier } from '../../adapters/identity/supabase-tokens.js'
+
+const issuer = 'https://project.example/auth/v1'
+const legacySecret = 'the legacy secret of the project, long enough'
+const user = '019b76da-a800-7000-8000-0000000000aa'
+
+type KeyPair = Awaited<ReturnType<typeof makeKey>>
+
+async function makeKey(kid: string, alg: 'ES256' | 'RS256' = 'ES256') {
+  const pair = await generateKeyPair(alg)
+  return { ...pair, kid, alg, jwk: { ...(await exportJWK(pair.publicKey)), kid, alg, use: 'sig' } }
+}
+
+const seconds = () => Math.floor(Date.now() / 1000)
+
+function claims(changed: JWTPayload = {}): JWTPayload {
+  return { iss: issuer, aud: 'authenticated', sub: user, exp: seconds() + 3600, ...changed }
+}
+
+function sign({ privateKey, kid, alg }: KeyPair, payload = claims()): Promise<string> {
+  return new SignJWT(payload).setProtectedHeader({ alg, kid, typ: 'JWT' }).sign(privateKey)
+}
+
+function signLegacy(secret: string, payload = claims()): Promise<string> {
+  return new SignJWT(payload)
+    .setProtectedHeader({ alg: 'HS256', typ: 'JWT' })
+    .sign(new TextEncoder().encode(secret))
+}
+
+interface Stage {
+  readonly verify: TokenVerifier
+  /** What the server publishes; null where it is down. */
+  keys: KeyPair[] | null
+  /** How often it was asked for them. */
+  readonly fetches: () => number
+  /** Tokens that the Auth server was asked about. */
+  readonly asked: string[]
+  /** What it answers. */
+  answer: (token: string) => string | null
+}
+
+/** A verifier, and the two things that it asks. */
+async function setStage(t: Test, keys: KeyPair[], jwtSecret?: string): Promise<Stage> {
+  let fetches = 0
+  const asked: string[] = []
+  const server = http.createServer((_request, response) => {
+    fetches++
+    if (!stage.keys) return response.writeHead(503).end()
+    response.end(JSON.stringify({ keys: stage.keys.map(({ jwk }) => jwk) }))
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => {
+    server.close()
+    server.closeAllConnections()
+  })
+  const stage: Stage = {
+    keys,
+    fetches: () => fetches,
+    asked,
+    answer: () => null,
+    verify: createTokenVerifier({
+      keysUrl: `http://127.0.0.1:${(server.address() as AddressInfo).port}/jwks.json`,
+      headers: {},
+      issuer,
+      jwtSecret,
+      timeoutMs: 5000,
+      askServer: async (token) => {
+        asked.push(token)
+        return stage.answer(token)
+      }
+    })
+  }
+  return stage
+}
+
+/** Sets the clock forward for the rest of a test. */
+function passTime(t: Test, ms: number): void {
+  const now = Date.now
+  Date.now = () => now() + ms
+  t.teardown(() => {
+    Date.now = now
+  })
+}
+
+const minutes = 60_000
+
+for (const alg of ['ES256', 'RS256'] as const)
+  t.test(`a token signed with a published key, ${alg}`, async (t) => {
+    const key = await makeKey('one', alg)
+    const stage = await setStage(t, [await makeKey('standby'), key])
+    const token = await sign(key)
+    t.equal(await stage.verify(token), user)
+    t.equal(await stage.verify(token), user)
+    t.equal(await stage.verify(await sign(key, claims({ jti: 'another' }))), user)
+    t.equal(stage.fetches(), 1, 'the keys are fetched once')
+    t.strictSame(stage.asked, [], 'and nobody is asked')
+  })
+
+t.test('keys rotate: an unknown one has them fetched, but not for every token', async (t) => {
+  const [old, young] = [await makeKey('old'), await makeKey('young')]
+  const stage = await setStage(t, [old])
+  t.equal(await stage.verify(await sign(old)), user)
+
+  stage.keys = [old, young]
+  stage.answer = () => user
+  const early = await sign(young)
+  t.equal(await stage.verify(early), user, 'too early for a fetch: the Auth server says so')
+  t.strictSame(stage.asked, [early])
+  for (let i = 0; i < 20; i++) {
+    stage.answer = () => null
+    t.equal(await stage.verify(await sign(young, claims({ jti: `made up ${i}` }))), null)
+  }
+  t.equal(stage.fetches(), 1)
+
+  passTime(t, minutes)
+  const late = await sign(young, claims({ jti: 'late' }))
+  t.equal(await stage.verify(late), user)
+  t.equal(stage.fetches(), 2)
+  t.equal(await stage.verify(await sign(old, claims({ jti: 'old' }))), user, 'the old one stays')
+})
+
+t.test('a key that is withdrawn goes, and a server that is down takes none away', async (t) => {
+  const [leaked, good] = [await makeKey('leaked'), await makeKey('good')]
+  const stage = await setStage(t, [leaked, good])
+  const bad = await sign(leaked)
+  t.equal(await stage.verify(bad), user)
+
+  stage.keys = null
+  passTime(t, 11 * minutes)
+  t.equal(await stage.verify(await sign(good)), user, 'the keys of before')
+  await until(() => stage.fetches() === 2)
+
+  stage.keys = [good]
+  passTime(t, 11 * minutes)
+  t.equal(await stage.verify(await sign(good, claims({ jti: '2' }))), user)
+  await until(() => stage.fetches() === 3)
+  let tries = 0
+  const another = () => sign(leaked, claims({ jti: `${++tries}` }))
+  await until(async () => (await stage.verify(await another())) === null)
+  passTime(t, 6 * minutes)
+  t.equal(await stage.verify(bad), null, 'nor is what was accepted before accepted for long')
+})
+
+t.test('while no keys can be had, the Auth server is asked', async (t) => {
+  const key = await makeKey('one')
+  const stage = await setStage(t, [])
+  stage.keys = null
+  stage.answer = () => user
+  t.equal(await stage.verify(await sign(key)), user)
+  stage.answer = () => {
+    throw new Error('down')
+  }
+  const other = await sign(key, claims({ jti: 'other' }))
+  await t.rejects(stage.verify(other), { message: 'down' }, 'that it cannot tell is no refusal')
+  stage.answer = () => user
+  t.equal(await stage.verify(other), user, 'and is not remembered as one')
+})
+
+t.test('the legacy secret', async (t) => {
+  const stage = await setStage(t, [], legacySecret)
+  t.equal(await stage.verify(await signLegacy(legacySecret)), user)
+  t.equal(await stage.verify(await signLegacy('the secret of somebody else, just as long')), null)
+  t.strictSame([stage.fetches(), stage.asked], [0, []])
+})
+
+t.test('without the legacy secret the Auth server is asked, once in a while', async (t) => {
+  const stage = await setStage(t, [])
+  stage.answer = () => user
+  const token = await signLegacy(legacySecret)
+  const verdicts = await Promise.all([1, 2, 3].map(() => stage.verify(token)))
+  t.strictSame(verdicts, [user, user, user])
+  t.equal(stage.asked.length, 1, 'once for all that come at the same moment')
+
+  stage.answer = () => null
+  t.equal(await stage.verify(token), user)
+  passTime(t, minutes)
+  t.equal(await stage.verify(token), null, 'a session that has ended')
+  t.equal(await stage.verify(token), null)
+  t.equal(stage.asked.length, 2)
+
+  stage.answer = () => '019b76da-a800-7000-8000-0000000000bb'
+  t.equal(await stage.verify(await signLegacy(legacySecret, claims({ jti: '2' }))), null)
+})
+
+t.test('an accepted token is not accepted after its end', async (t) => {
+  const key = await makeKey('one')
+  const stage = await setStage(t, [key], legacySecret)
+  const payload = claims({ exp: seconds() + 10 })
+  const tokens = [await sign(key, payload), await signLegacy(legacySecret, payload)]
+  for (const token of tokens) t.equal(await stage.verify(token), user)
+  passTime(t, 11_000)
+  for (const token of tokens) t.equal(await stage.verify(token), null)
+})
+
+t.test('what no token of this project looks like is refused without asking', async (t) => {
+  const [key, forged] = [await makeKey('one'), await makeKey('one')]
+  const stage = await setStage(t, [key], legacySecret)
+  stage.answer = () => user
+  const good = await sign(key)
+  const [header = '', payload = '', signature = ''] = good.split('.')
+  const encode = (value: unknown) => Buffer.from(JSON.stringify(value)).toString('base64url')
+  const publicKey = JSON.stringify(key.jwk)
+  const { sub: _, ...withoutUser } = claims()
+  const bad: Readonly<Record<string, string>> = {
+    nothing: '',
+    'no token': 'sb_secret_test',
+    'three parts of nothing': '..',
+    'no JSON': 'a.b.c',
+    'alg none': `${encode({ alg: 'none' })}.${payload}.`,
+    'alg none with a signature': `${encode({ alg: 'None' })}.${payload}.${signature}`,
+    'another payload': `${header}.${encode(claims({ sub: 'somebody else' }))}.${signature}`,
+    'no signature': `${header}.${payload}.`,
+    'a key of the same name': await sign(forged),
+    'the public key as a secret': await signLegacy(publicKey),
+    'another project': await sign(key, claims({ iss: 'https://other.example/auth/v1' })),
+    'a role key': await signLegacy(legacySecret, { role: 'service_role', iss: 'supabase' }),
+    'another audience': await sign(key, claims({ aud: 'anon' })),
+    expired: await sign(key, claims({ exp: seconds() - 1 })),
+    'without an end': await sign(key, { iss: issuer, aud: 'authenticated', sub: user }),
+    'without a user': await sign(key, withoutUser)
+  }
+  for (const [name, token] of Object.entries(bad)) t.equal(await stage.verify(token), null, name)
+  t.strictSame(stage.asked, [])
+  t.equal(await stage.verify(good), user, 'the good one is')
+})
+
+async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  while (!(await condition())) await new Promise((resolve) => setImmediate(resolve))
+}
