@@ -96,7 +96,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
     try {
       await insert(account).catch(async (error) => {
         if (!isRefusal(error, 'email_exists')) throw error
-        if (await isLeft(account)) return
+        if (await isLeft(account)) return renew(account)
         await clear(account)
         await insert(account)
       })
@@ -109,6 +109,11 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
       }
       throw refusal(error)
     }
+  }
+
+  /** Where the id is a fixed one, as the demo's is, the password may be another by now. */
+  async function renew({ id, password }: Account): Promise<void> {
+    await auth.ask((client) => client.admin.updateUserById(id, { password, email_confirm: true }))
   }
 
   /** Whether another try of the same request has made the account, and not the row. */
