@@ -1,5 +1,5 @@
 import { Type } from '@sinclair/typebox'
-import { Choice, Email, Line, Nullable, Uuid } from './fields.js'
+import { Choice, Email, Line, Nullable, Timestamp, Uuid } from './fields.js'
 import { defineResource, object, type Row, roles } from './resource.js'
 
 /**
@@ -19,13 +19,17 @@ export const users = defineResource({
     name: Line('Ada Lovelace'),
     role: Choice(roles, { default: 'viewer' }),
     /** argon2id in PHC format; null where another service keeps the passwords. */
-    password_hash: Nullable(Type.String())
+    password_hash: Nullable(Type.String()),
+    /** When the password was changed last: sessions that began before are over. */
+    sessions_from: Nullable(Timestamp()),
+    /** The one session that goes on all the same: that of whoever changed the own password. */
+    session_kept: Nullable(Type.String())
   },
   key: 'id',
   keys: 'uuid',
   required: ['email', 'name'],
   optional: ['role'],
-  hidden: ['password_hash'],
+  hidden: ['password_hash', 'sessions_from', 'session_kept'],
   writeOnly: { password: Password() },
   computed: { tenant_name: Line('Acme') },
   unique: [

@@ -1,4 +1,5 @@
 import { LRUCache } from 'lru-cache'
+import type { TokenSession } from '../adapters/identity/port.js'
 import { ACROSS_TENANTS, type Storage, type TenantId } from '../adapters/storage/port.js'
 import type { Role } from '../schemas/resource.js'
 import { tenants } from '../schemas/tenants.js'
@@ -10,6 +11,8 @@ export interface Account {
   readonly role: Role
   readonly tenant: TenantId
   readonly tenantName: string
+  /** Where some sessions were ended: those that began since, and the one kept, go on. */
+  readonly sessions?: { readonly from: number; readonly kept: string | null }
 }
 
 export interface Accounts {
@@ -17,6 +20,12 @@ export interface Accounts {
   get(userId: string): Promise<Account | null>
   /** Makes a change of this process show at once. */
   forget(userId: string): void
+}
+
+/** Whether a session of the account was ended, as changing the password ends them. */
+export function isEnded({ sessions }: Account, session: TokenSession | null): boolean {
+  if (!sessions) return false
+  return !session || (session.since <= sessions.from && session.id !== sessions.kept)
 }
 
 /** How long a change made through another process may go unseen. */
@@ -30,7 +39,10 @@ export function createAccounts(storage: Storage): Accounts {
     if (!user) return null
     const tenant = user.tenant_id as TenantId
     const row = await storage.get({ resource: tenants, tenant }, tenant)
-    return row && { id: user.id, role: user.role, tenant, tenantName: row.name }
+    if (!row) return null
+    const { id, role, sessions_from: from, session_kept: kept } = user
+    const account = { id, role, tenant, tenantName: row.name }
+    return from === null ? account : { ...account, sessions: { from: Date.parse(from), kept } }
   }
 
   return {

@@ -1,7 +1,7 @@
 import type { FastifyRequest } from 'fastify'
 import type { Identity } from '../adapters/identity/port.js'
 import type { Storage } from '../adapters/storage/port.js'
-import type { Accounts } from './accounts.js'
+import { type Accounts, isEnded } from './accounts.js'
 import { ApiError } from './problems.js'
 import { includesRole, unauthenticated } from './route.js'
 import { createStore } from './store.js'
@@ -15,7 +15,9 @@ export function authenticate(storage: Storage, identity: Identity, accounts: Acc
     const token = bearerToken(request.headers.authorization)
     const userId = await identity.verify(token)
     const account = userId === null ? null : await accounts.get(userId)
-    if (!account) unauthenticated('The token is not valid, or no more. Sign in again.')
+    // Most accounts never ended a session, and need no look at the token.
+    const isOver = account?.sessions && isEnded(account, identity.sessionOf(token))
+    if (!account || isOver) unauthenticated('The token is not valid, or no more. Sign in again.')
     if (!includesRole(account.role, role))
       throw new ApiError('forbidden', `This takes the role ${role}; yours is ${account.role}.`)
     const origin = { tenant: account.tenant, actor: account.id, requestId: request.id }

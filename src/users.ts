@@ -16,6 +16,7 @@ import { tenants } from '../schemas/tenants.js'
 import { type User, users } from '../schemas/users.js'
 import type { Accounts } from './accounts.js'
 import type { Attempt } from './idempotency.js'
+import { assertNotLeaked } from './passwords.js'
 import { ApiError } from './problems.js'
 import { type ChangeOptions, createStore, newKey, type Store } from './store.js'
 
@@ -24,6 +25,11 @@ const MOST_TRIES = 5
 
 export type UserRow = Stored<typeof users>
 export type UserChange = Partial<Pick<User, 'email' | 'name' | 'role'>> & { password?: string }
+
+export interface UserOptions extends ChangeOptions {
+  /** The access token of somebody who changes the own row: its session goes on. */
+  readonly ownToken?: string
+}
 
 /** Users, each of which is a row and an account that signs in: both change, or neither. */
 export interface Users {
@@ -40,17 +46,24 @@ export interface Users {
     password: string,
     along: readonly Change[]
   ): Promise<UserRow>
-  update(store: Store, id: string, change: UserChange, options: ChangeOptions): Promise<UserRow>
+  /** A new password ends the user's sessions. */
+  update(store: Store, id: string, change: UserChange, options: UserOptions): Promise<UserRow>
   remove(store: Store, id: string, options: ChangeOptions): Promise<void>
 }
 
 export function createUsers(storage: Storage, identity: Identity, accounts: Accounts): Users {
+  function endedSessions(keptToken: string | undefined): Values<typeof users> {
+    const kept = keptToken === undefined ? null : identity.sessionOf(keptToken)
+    return { sessions_from: new Date().toISOString(), session_kept: kept?.id ?? null }
+  }
+
   async function updateOnce(
     store: Store,
     id: string,
     { password, ...change }: UserChange,
-    options: ChangeOptions
+    { ownToken, ...options }: UserOptions
   ): Promise<UserRow> {
+    if (password) await assertNotLeaked(password)
     // Changes nothing yet, but refuses a version that is not the row's, before the account changes.
     const user = await store.update(users, id, {}, options)
     // Two who change the address at once must not leave one in the row and one in the account.
@@ -61,7 +74,8 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
         ...(change.email ? { email: change.email.toLowerCase() } : {}),
         ...(password ? { password } : {})
       })
-      const set: Values<typeof users> = { ...change, ...account.columns }
+      const ended = password ? endedSessions(ownToken) : {}
+      const set: Values<typeof users> = { ...change, ...account.columns, ...ended }
       const along = [...checks, ...account.changes]
       const elsewhere = password ? ['password'] : []
       return together(account, () =>
@@ -82,6 +96,7 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
         showsCredential: true,
         make: () => ({ id, email, name, role: 'admin' as const }),
         async store(row, along) {
+          await assertNotLeaked(password)
           const account = await identity.createAccount({ id, email: email.toLowerCase(), password })
           const [, user] = await together(account, () =>
             store.commit(
@@ -110,6 +125,7 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
 
     async create(store, row, password, along) {
       const email = row.email.toLowerCase()
+      await assertNotLeaked(password)
       const account = await identity.createAccount({ id: row.id, email, password })
       return together(account, () =>
         store.insert(

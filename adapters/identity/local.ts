@@ -1,4 +1,4 @@
-import { createSigner, createVerifier } from 'fast-jwt'
+import { createDecoder, createSigner, createVerifier } from 'fast-jwt'
 import { LRUCache } from 'lru-cache'
 import { v7 as uuid } from 'uuid'
 import { type Session, sessions } from '../../schemas/sessions.js'
@@ -52,10 +52,19 @@ export async function openLocalIdentity(options: LocalIdentityOptions): Promise<
   // What a password is held against when the address is unknown, so that both take as long.
   const nobody = await hasher.hash(uuid())
 
+  const decode = createDecoder()
   const signAccess = signer('access', tokenLife)
   const signRefresh = signer('refresh', sessionLife)
   const verifyAccess = remembering(verifier<AccessClaims>('access'))
   const verifyRefresh = verifier<RefreshClaims>('refresh')
+
+  function claimsOf(token: string): AccessClaims | null {
+    try {
+      return decode(token)
+    } catch {
+      return null
+    }
+  }
 
   function signer(audience: string, life: number) {
     return createSigner({
@@ -99,13 +108,32 @@ export async function openLocalIdentity(options: LocalIdentityOptions): Promise<
     return new Date(Date.now() + sessionLife * 1000).toISOString()
   }
 
+  /** @throws StorageError `stale` or `not_found` where the user changed since it was read. */
   async function startSession(user: Readonly<User>): Promise<SignedIn> {
     const row = { id: uuid(), user_id: user.id, generation: 0, expires_at: expiry() }
-    const [session] = await storage.commit({
+    const [, session] = await storage.commit({
       tenant: user.tenant_id as TenantId,
-      changes: [{ op: 'insert', resource: sessions, row }]
+      changes: [
+        // A password that was changed while it was checked signs nobody in any more.
+        { op: 'check', resource: users, key: user.id, expect: user.version },
+        { op: 'insert', resource: sessions, row }
+      ]
     })
     return issue(session)
+  }
+
+  async function signIn(email: string, password: string): Promise<SignedIn | null> {
+    const from = { resource: users, tenant: ACROSS_TENANTS } as const
+    const { rows } = await storage.list(from, { filter: { email }, limit: 1 })
+    const [user] = rows
+    const right = await hasher.verify(user?.password_hash ?? nobody, password)
+    if (!user?.password_hash || !right) return null
+    try {
+      return await startSession(user)
+    } catch (error) {
+      if (isCode(error, 'stale') || isCode(error, 'not_found')) return signIn(email, password)
+      throw error
+    }
   }
 
   async function endSession(tenant: TenantId, key: string): Promise<void> {
@@ -123,13 +151,12 @@ export async function openLocalIdentity(options: LocalIdentityOptions): Promise<
       return verifyAccess(token)?.sub ?? null
     },
 
-    async signIn(email, password) {
-      const from = { resource: users, tenant: ACROSS_TENANTS } as const
-      const { rows } = await storage.list(from, { filter: { email }, limit: 1 })
-      const [user] = rows
-      const right = await hasher.verify(user?.password_hash ?? nobody, password)
-      return user?.password_hash && right ? startSession(user) : null
+    sessionOf(token) {
+      const claims = claimsOf(token)
+      return claims && { id: claims.sid, since: madeAt(claims.sid) }
     },
+
+    signIn,
 
     async refresh(refreshToken) {
       const claims = verifyRefresh(refreshToken)
@@ -194,6 +221,11 @@ function remembering(verify: (token: string) => AccessClaims | null) {
     else if (remembered) known.delete(token)
     return claims
   }
+}
+
+/** The instant that a UUIDv7 begins with. */
+function madeAt(id: string): number {
+  return Number.parseInt(id.replaceAll('-', '').slice(0, 12), 16)
 }
 
 /** The row is all there is, so there is nothing to finish or to undo. */

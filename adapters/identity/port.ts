@@ -10,6 +10,13 @@ export interface Tokens {
   readonly expires_in: number
 }
 
+/** What an access token belongs to. */
+export interface TokenSession {
+  readonly id: string
+  /** When somebody proved to be the user for it, in milliseconds since 1970. */
+  readonly since: number
+}
+
 export interface SignedIn {
   readonly userId: string
   readonly tokens: Tokens
@@ -44,6 +51,8 @@ export interface Identity {
   readonly kind: string
   /** The user that a valid access token names; null for every other string. */
   verify(token: string): Promise<string | null>
+  /** Of a token that `verify` accepted: it is not verified again. Null for what is no such token. */
+  sessionOf(token: string): TokenSession | null
   /** Null for an unknown address and for a wrong password, at the same cost. */
   signIn(email: string, password: string): Promise<SignedIn | null>
   /** Null for a refresh token that is spent, expired or not ours. */

@@ -131,6 +131,11 @@ function followKeys(url: string, headers: Readonly<Record<string, string>>, time
   }
 }
 
+/** What a token says, unverified; null for what is no token. */
+export function claimsOf(token: string): JWTPayload | null {
+  return readToken(token)?.claims ?? null
+}
+
 function readToken(token: string): { alg: string; claims: JWTPayload } | null {
   try {
     return { alg: decodeProtectedHeader(token).alg ?? '', claims: decodeJwt(token) }

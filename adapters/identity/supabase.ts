@@ -10,7 +10,7 @@ import {
   type SignedIn
 } from './port.js'
 import { connectAuthServer, isRefusal, isUnclear, unavailable } from './supabase-auth.js'
-import { createTokenVerifier } from './supabase-tokens.js'
+import { claimsOf, createTokenVerifier } from './supabase-tokens.js'
 
 export interface SupabaseIdentityOptions {
   /** The project's address, `https://….supabase.co`. */
@@ -214,6 +214,11 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
   return {
     kind: 'supabase',
     verify,
+
+    sessionOf(token) {
+      const claims = claimsOf(token)
+      return claims && { id: String(claims.session_id), since: (claims.iat ?? 0) * 1000 }
+    },
 
     async signIn(email, password) {
       try {

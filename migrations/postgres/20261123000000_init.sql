@@ -78,6 +78,8 @@ create table public.users (
   name text not null,
   role text collate "C" not null,
   password_hash text,
+  sessions_from timestamptz(3),
+  session_kept text,
   created_at timestamptz(3) not null,
   updated_at timestamptz(3) not null,
   version bigint not null,

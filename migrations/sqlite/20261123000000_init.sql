@@ -25,6 +25,8 @@ create table users (
   name text not null,
   role text not null,
   password_hash text,
+  sessions_from text,
+  session_kept text,
   created_at text not null,
   updated_at text not null,
   version integer not null,

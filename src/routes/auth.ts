@@ -1,10 +1,12 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Type } from '@sinclair/typebox'
 import type { FastifyInstance } from 'fastify'
 import type { Identity, SignedIn as SignedInAccount } from '../../adapters/identity/port.js'
 import { ACROSS_TENANTS, type Storage } from '../../adapters/storage/port.js'
 import { Credentials, RefreshRequest, Registration, SignedIn, Tokens } from '../../schemas/auth.js'
 import { users } from '../../schemas/users.js'
-import type { Accounts } from '../accounts.js'
+import { type Accounts, isEnded } from '../accounts.js'
+import { createLoginDefence } from '../login-defence.js'
 import { ApiError } from '../problems.js'
 import { route } from '../route.js'
 import type { Users } from '../users.js'
@@ -18,10 +20,14 @@ export interface AuthDependencies {
 }
 
 const tag = 'auth'
+const SECOND_MS = 1000
+/** How often a sign-in waits for the next second: more than once where clocks differ. */
+const MOST_TRIES = 3
 const signedIn = Type.Ref(SignedIn.$id as string)
 
 export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies): void {
   const { storage, identity, accounts } = dependencies
+  const defence = createLoginDefence()
 
   /** What sign-in answers, or null where the account has no row any more. */
   async function describe({ userId, tokens }: SignedInAccount) {
@@ -31,12 +37,41 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
     return account && user && { user: { ...user, tenant_name: account.tenantName }, ...tokens }
   }
 
-  async function signIn(email: string, password: string) {
+  /** By the row as it is now: an exchange is rare, and gives what holds for a while. */
+  async function goesOn({ userId, tokens }: SignedInAccount): Promise<boolean> {
+    accounts.forget(userId)
+    const account = await accounts.get(userId)
+    return account !== null && !isEnded(account, identity.sessionOf(tokens.token))
+  }
+
+  async function guardedSignIn(email: string, password: string, address: string) {
+    const attempt = defence.begin(email, address)
+    try {
+      const answer = await signIn(email, password)
+      attempt.succeeded()
+      return answer
+    } catch (error) {
+      const isWrong = error instanceof ApiError && error.code === 'invalid_credentials'
+      if (!isWrong) attempt.abandoned()
+      throw error
+    }
+  }
+
+  async function signIn(
+    email: string,
+    password: string,
+    tries = MOST_TRIES
+  ): Promise<NonNullable<Awaited<ReturnType<typeof describe>>>> {
     const session = await identity.signIn(email.toLowerCase(), password)
     const answer = session && (await describe(session))
     if (!answer)
       throw new ApiError('invalid_credentials', 'The address or the password is not right.')
-    return answer
+    const account = await accounts.get(session.userId)
+    const isOver = account && isEnded(account, identity.sessionOf(session.tokens.token))
+    if (!isOver || tries === 1) return answer
+    // A token that tells whole seconds, in the one in which the password was changed.
+    await sleep(SECOND_MS)
+    return signIn(email, password, tries - 1)
   }
 
   route(app, {
@@ -78,7 +113,7 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
     body: Credentials,
     answers: { 200: { description: 'Signed in.', schema: signedIn } },
     problems: [401],
-    handler: ({ body }) => signIn(body.email, body.password)
+    handler: ({ body, ip }) => guardedSignIn(body.email, body.password, ip)
   })
 
   route(app, {
@@ -99,7 +134,7 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
     problems: [401],
     async handler({ body }) {
       const session = await identity.refresh(body.refresh_token)
-      if (!session || !(await accounts.get(session.userId)))
+      if (!session || !(await goesOn(session)))
         throw new ApiError('invalid_refresh_token', 'The session is over. Sign in again.')
       return session.tokens
     }

@@ -31,7 +31,7 @@ export function userRoutes(app: FastifyInstance, accounts: Users): void {
     answers: { 200: { description: 'Changed.', schema: shown, headers: ['ETag'] } },
     problems: [404, 409, 412, 422],
     async handler(request, reply, caller) {
-      const options = { ifMatch: ifMatchOf(request) }
+      const options = { ifMatch: ifMatchOf(request), ownToken: caller.token }
       const user = await accounts.update(caller.store, caller.account.id, request.body, options)
       reply.header('etag', etag(user))
       return withTenantName(user, caller)
@@ -44,7 +44,11 @@ export function userRoutes(app: FastifyInstance, accounts: Users): void {
     newKey: (attempt) => accounts.newId(attempt),
     create: (row, { password }, { store }, along) =>
       accounts.create(store, row, password as string, along),
-    update: (id, body, { store }, options) => accounts.update(store, id, body, options),
+    update: (id, body, { store, account, token }, options) =>
+      accounts.update(store, id, body, {
+        ...options,
+        ...(id === account.id ? { ownToken: token } : {})
+      }),
     remove: (id, { store }, options) => accounts.remove(store, id, options)
   })
 }

@@ -1,0 +1,252 @@
+import t from 'tap'
+import { openLocalIdentity } from '../../adapters/identity/local.js'
+import { buildApp } from '../../src/app.js'
+import { readEnvironment } from '../../src/configuration.js'
+import { createLoginDefence } from '../../src/login-defence.js'
+import { cheapHasher, testApi } from '../support/api.js'
+import { testStorages } from '../support/storages.js'
+
+const stranger = '192.0.2.1'
+const owner = '192.0.2.2'
+const email = 'ada@example.com'
+
+/** A defence whose time stands until it is told to pass, and who is let in. */
+function defenceAt() {
+  let now = 1_000_000
+  const defence = createLoginDefence(() => now)
+  /** The seconds to wait, or 0. */
+  function refused(account: string, address: string): number {
+    try {
+      defence.begin(account, address).abandoned()
+      return 0
+    } catch (error) {
+      return Number(
+        (error as { extra: { headers: { 'retry-after': string } } }).extra.headers['retry-after']
+      )
+    }
+  }
+  return {
+    defence,
+    refused,
+    pass(seconds: number) {
+      now += seconds * 1000
+    },
+    /** Fails as soon as that is allowed, so many times, and tells the wait after each. */
+    fail(times: number, account = email, address: string | ((n: number) => string) = stranger) {
+      return Array.from({ length: times }, (_, n) => {
+        const from = typeof address === 'string' ? address : address(n)
+        now += refused(account, from) * 1000
+        defence.begin(account, from)
+        return refused(account, from)
+      })
+    }
+  }
+}
+
+t.test('the wait of one address grows, up to five minutes', async (t) => {
+  const { fail, refused, pass } = defenceAt()
+  t.strictSame(fail(15), [0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300])
+  t.equal(refused(email, owner), 0, 'another address does not wait')
+  t.equal(refused('eve@example.com', stranger), 0, 'nor does another account')
+  pass(300 + 15 * 60)
+  t.equal(fail(1)[0], 0, 'forgotten')
+})
+
+t.test('many addresses wait together, never longer than half a minute', async (t) => {
+  const { fail } = defenceAt()
+  const waits = fail(40, email, (n) => `198.51.100.${n}`)
+  t.strictSame(waits.slice(0, 19), Array(19).fill(0))
+  t.strictSame(waits.slice(19, 26), [1, 2, 4, 8, 16, 30, 30])
+})
+
+t.test('strangers do not keep out who signed in before', async (t) => {
+  const { defence, fail, refused } = defenceAt()
+  defence.begin(email, owner).succeeded()
+  fail(40, email, (n) => `198.51.100.${n}`)
+  t.ok(refused(email, '203.0.113.9') > 0)
+  t.equal(refused(email, owner), 0)
+  t.ok(fail(9, email, owner).at(-1), 'though guesses of this address count all the same')
+})
+
+t.test('tries at the same moment count before they end', async (t) => {
+  const { defence, refused } = defenceAt()
+  const attempts = Array.from({ length: 5 }, () => defence.begin(email, stranger))
+  t.equal(refused(email, stranger), 1)
+  for (const attempt of attempts) attempt.abandoned()
+  t.equal(refused(email, stranger), 0, 'what came to no end does not count')
+})
+
+t.test('a sign-in clears what the address failed before', async (t) => {
+  const { defence, fail } = defenceAt()
+  fail(4)
+  defence.begin(email, stranger).succeeded()
+  t.strictSame(fail(5), [0, 0, 0, 0, 1])
+})
+
+t.test('memory is bounded', async (t) => {
+  const { fail, refused } = defenceAt()
+  fail(6)
+  for (let i = 0; i < 25_000; i++) fail(1, `made-up-${i}@example.com`, '203.0.113.1')
+  t.equal(refused(email, stranger), 0, 'the least recent are forgotten')
+})
+
+for (const on of testStorages)
+  t.test(`sign-in under attack on ${on.kind}`, { skip: on.skip }, async (t) => {
+    const api = await testApi(t, { on })
+    const admin = await api.register()
+    const { tag } = api
+    const guess = (address: string, password: string) =>
+      api.send('POST', '/auth/login', { email: address, password })
+
+    t.test('guesses are slowed down alike for a known and an unknown address', async (t) => {
+      const person = await api.person(admin, 'viewer')
+      const tell = async (address: string) => {
+        const answers = []
+        for (let i = 0; i < 6; i++) answers.push(await guess(address, `wrong ${i}`))
+        return answers.map((answer) => {
+          const { request_id: _, ...problem } = answer.json()
+          return [problem, answer.headers['retry-after']]
+        })
+      }
+      const known = await tell(person.email)
+      t.match(known.at(-1), [{ status: 429, code: 'rate_limited' }, '1'])
+      t.strictSame(await tell(`nobody.${tag}@example.com`), known)
+      const right = await guess(person.email, person.password)
+      t.equal(right.statusCode, 429, 'the right password is no way to tell, either')
+    })
+
+    t.test('a password that is known from leaks is refused, wherever it is set', async (t) => {
+      const person = await api.person(admin, 'viewer')
+      const body = { name: 'Eve', email: `eve.${tag}@example.com` }
+      for (const password of ['password1', 'PASSWORD1', 'iloveyou1', 'admin123'])
+        for (const answer of [
+          await api.send('POST', '/auth/register', {
+            ...body,
+            tenant_name: `Eve ${tag}`,
+            password
+          }),
+          await admin.send('POST', '/users', { ...body, password }),
+          await admin.send('PATCH', `/users/${person.id}`, { password }),
+          await person.send('PATCH', '/users/me', { password })
+        ])
+          t.match([answer.statusCode, answer.json().code], [422, 'password_refused'], password)
+      t.equal((await guess(person.email, person.password)).statusCode, 200, 'and nothing changed')
+    })
+
+    t.test('changing the own password ends the other sessions', async (t) => {
+      const person = await api.person(admin, 'viewer')
+      const other = (await guess(person.email, person.password)).json()
+      t.equal((await api.as(other.token)('GET', '/users/me')).statusCode, 200)
+      const password = `the next password of ${tag}`
+      t.equal((await person.send('PATCH', '/users/me', { password })).statusCode, 200)
+      t.equal((await person.send('GET', '/users/me')).statusCode, 200, 'this one goes on')
+      t.equal((await api.as(other.token)('GET', '/users/me')).statusCode, 401)
+      // Supabase Auth ends its refresh tokens itself.
+      if (on.kind !== 'supabase') {
+        const refresh = (refresh_token: string) =>
+          api.send('POST', '/auth/refresh', { refresh_token })
+        t.equal((await refresh(other.refresh_token)).statusCode, 401)
+        const renewed = await refresh(person.refreshToken)
+        t.equal(renewed.statusCode, 200)
+        t.equal((await api.as(renewed.json().token)('GET', '/users/me')).statusCode, 200)
+      }
+      const again = await guess(person.email, password)
+      t.equal((await api.as(again.json().token)('GET', '/users/me')).statusCode, 200)
+    })
+
+    t.test('resetting it ends them all, and what is shown says nothing of it', async (t) => {
+      const person = await api.person(admin, 'viewer')
+      const password = `a reset password of ${tag}`
+      const reset = await admin.send('PATCH', `/users/${person.id}`, { password })
+      t.notMatch(reset.body, 'sessions_from')
+      t.notMatch(reset.body, 'session_kept')
+      t.equal((await person.send('GET', '/users/me')).statusCode, 401)
+      const renamed = await admin.send('PATCH', `/users/${person.id}`, { name: 'Renamed' })
+      t.equal(renamed.statusCode, 200)
+      const again = (await guess(person.email, password)).json()
+      await admin.send('PATCH', `/users/${person.id}`, { name: 'Again' })
+      t.equal((await api.as(again.token)('GET', '/users/me')).statusCode, 200, 'nothing else does')
+    })
+  })
+
+t.test('an unknown address costs as many password hashes as a wrong password', async (t) => {
+  let verified = 0
+  const hasher = {
+    ...cheapHasher,
+    async verify(hash: string, password: string) {
+      verified++
+      return cheapHasher.verify(hash, password)
+    }
+  }
+  const api = await testApi(t, { hasher })
+  const { email } = await api.register()
+  for (const address of [email, 'nobody@example.com']) {
+    verified = 0
+    await api.send('POST', '/auth/login', { email: address, password: 'wrong' })
+    t.equal(verified, 1, address)
+  }
+})
+
+t.test('a password that is changed while it is checked signs nobody in', async (t) => {
+  let whileChecked = async () => {}
+  const hasher = {
+    ...cheapHasher,
+    async verify(hash: string, password: string) {
+      const right = await cheapHasher.verify(hash, password)
+      await whileChecked()
+      return right
+    }
+  }
+  const api = await testApi(t, { hasher })
+  const admin = await api.register()
+  const person = await api.person(admin, 'viewer')
+  whileChecked = async () => {
+    whileChecked = async () => {}
+    await admin.send('PATCH', `/users/${person.id}`, { password: 'changed meanwhile' })
+  }
+  const { email, password } = person
+  t.equal((await api.send('POST', '/auth/login', { email, password })).statusCode, 401)
+})
+
+t.test(
+  'what one process ends, another knows within a minute, without a read a request',
+  async (t) => {
+    const first = await testApi(t)
+    const admin = await first.register()
+    const person = await first.person(admin, 'viewer')
+    t.comment('the second process has the accounts in its cache for 60 s: src/accounts.ts, TTL_MS')
+    let reads = 0
+    const counting = new Proxy(first.storage, {
+      get(target, name) {
+        if (name === 'get') reads++
+        return Reflect.get(target, name)
+      }
+    })
+    const identity = await openLocalIdentity({
+      storage: counting,
+      secret: 'x'.repeat(32),
+      hasher: cheapHasher
+    })
+    const env = readEnvironment({ NODE_ENV: 'test', LLM_LOG_PATH: '/dev/null' })
+    const second = await buildApp({
+      env,
+      storage: counting,
+      identity,
+      keyring: first.keyring,
+      logger: false
+    })
+    t.teardown(() => second.close())
+    const login = await second.inject({
+      method: 'POST',
+      url: '/api/auth/login',
+      payload: { email: person.email, password: person.password }
+    })
+    const headers = { authorization: `Bearer ${login.json().token}` }
+    const ask = async () => (await second.inject({ url: '/api/flows', headers })).statusCode
+    await first.storage.ping()
+    await ask()
+    reads = 0
+    for (let i = 0; i < 20; i++) t.equal(await ask(), 200)
+    t.equal(reads, 0)
+  }
+)
