@@ -7,16 +7,24 @@ export function readJsonBodies(app: FastifyInstance): void {
   app.addContentTypeParser(
     'application/json',
     { parseAs: 'buffer' },
-    async (request: FastifyRequest, body: Buffer) => {
-      assertUtf8Type(request.headers['content-type'])
-      const text = decode(body)
-      // Many clients send the type with every request, body or not.
-      if (text === '' && !expectsBody(request)) return undefined
-      const value = parse(text)
-      if (!expectsBody(request) && !isEmptyObject(value)) refuseBody()
-      return value
+    (request: FastifyRequest, body: Buffer, done) => {
+      try {
+        done(null, read(request, body))
+      } catch (error) {
+        done(error as Error)
+      }
     }
   )
+}
+
+function read(request: FastifyRequest, body: Buffer): unknown {
+  assertUtf8Type(request.headers['content-type'])
+  const text = decode(body)
+  // Many clients send the type with every request, body or not.
+  if (text === '' && !expectsBody(request)) return undefined
+  const value = parse(text)
+  if (!expectsBody(request) && !isEmptyObject(value)) refuseBody()
+  return value
 }
 
 /** JSON is UTF-8 (RFC 8259, 8.1): in another encoding its texts would be stored garbled. */
@@ -26,9 +34,11 @@ function assertUtf8Type(contentType = ''): void {
     throw new ApiError('unsupported_media_type', 'Send JSON in UTF-8.')
 }
 
+const utf8 = new TextDecoder('utf-8', { fatal: true })
+
 function decode(body: Buffer): string {
   try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(body)
+    return utf8.decode(body)
   } catch (cause) {
     throw new ApiError('malformed_json', 'The body is not UTF-8.', { cause })
   }

@@ -1,5 +1,4 @@
 import { isDeepStrictEqual } from 'node:util'
-import { v7 as uuid } from 'uuid'
 import { StorageError } from '../adapters/storage/errors.js'
 import type {
   Change,
@@ -13,6 +12,7 @@ import type {
   Values
 } from '../adapters/storage/port.js'
 import { normalValue } from '../adapters/storage/storage.js'
+import { uuid } from '../adapters/uuid.js'
 import { audit } from '../schemas/audit.js'
 import type { AnyResource, Column } from '../schemas/resource.js'
 import { ApiError } from './problems.js'

@@ -1,10 +1,10 @@
 import { createDecoder, createSigner, createVerifier } from 'fast-jwt'
 import { LRUCache } from 'lru-cache'
-import { v7 as uuid } from 'uuid'
 import { type Session, sessions } from '../../schemas/sessions.js'
 import { type User, users } from '../../schemas/users.js'
 import { StorageError } from '../storage/errors.js'
 import { ACROSS_TENANTS, type Change, type Storage, type TenantId } from '../storage/port.js'
+import { uuid } from '../uuid.js'
 import type { AccountChange, Identity, SignedIn } from './port.js'
 
 /** Makes and checks password hashes. */

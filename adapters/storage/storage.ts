@@ -159,9 +159,14 @@ export function normalValue(column: Column, value: unknown): unknown {
   return column.lowerCase ? (value as string).toLowerCase() : value
 }
 
+/** The stamps of a commit are one time: what was read last is not read again. */
+let lastTime = { text: '', normal: '' }
+
 function timestamp(text: string): string {
+  if (text === lastTime.text) return lastTime.normal
   const normal = toTimestamp(text)
   if (normal === null) throw new RangeError(`${text} is not a time between the years 1 and 9999`)
+  lastTime = { text, normal }
   return normal
 }
 
