@@ -86,8 +86,8 @@ async function testCuts(t: Test, server: PostgresServer) {
 
   t.test('answers that never come: a read and a commit end in time', async (t) => {
     const { storage, proxy } = await openBehindProxy(t, server, {
-      timeoutMs: 300,
-      connectTimeoutMs: 300
+      timeoutMs: 3000,
+      connectTimeoutMs: 3000
     })
     proxy.withholdAnswers()
     await t.rejects(read(storage, 'x'), { code: 'unavailable' }, 'on a connection')
@@ -106,7 +106,7 @@ async function testCuts(t: Test, server: PostgresServer) {
 
   t.test('a server that is gone: reads and commits fail, and opening too', async (t) => {
     const url = server.url(await server.createDatabase())
-    const storage = await open(t, { url, connectTimeoutMs: 1000 })
+    const storage = await open(t, { url, connectTimeoutMs: 5000 })
     await server.stop()
     await t.rejects(storage.ping(), { code: 'unavailable' })
     await t.rejects(insert(storage, 'x'), { code: 'unavailable' })
