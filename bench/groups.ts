@@ -16,6 +16,7 @@ import {
   type Server,
   startPeer
 } from './servers.js'
+import { measureSizes, type SizesExtent } from './sizes.js'
 
 /** How much a run may take. */
 export interface Extent extends Effort {
@@ -23,6 +24,7 @@ export interface Extent extends Effort {
   readonly storedRows: number
   readonly residentRequests: number
   readonly starts: number
+  readonly sizes: SizesExtent
 }
 
 export interface Group {
@@ -37,7 +39,8 @@ export const groups: readonly Group[] = [
   { name: 'postgres', title: 'Postgres and Supabase', run: inFolder(measurePostgres) },
   { name: 'start', title: 'Start', run: inFolder(measureStart) },
   { name: 'resident', title: 'Resident memory', run: inFolder(measureResident) },
-  { name: 'processes', title: 'Processes on one Postgres', run: inFolder(measureProcesses) }
+  { name: 'processes', title: 'Processes on one Postgres', run: inFolder(measureProcesses) },
+  { name: 'sizes', title: 'Cost against size', run: ({ sizes }) => measureSizes(sizes) }
 ]
 
 type Measure = (extent: Extent, folder: string) => Promise<Row[]>

@@ -12,6 +12,7 @@ export function plotOf({ title, rows, date }: GroupResult): string {
   const bars = rows.map((row, index) => drawRow(row, TOP + index * LINE, x))
   const height = TOP + rows.length * LINE + 16
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" font-family="system-ui, sans-serif" font-size="12">
+<title>${escapeXml(title)}, ours to the peer's</title>
 <rect width="${WIDTH}" height="${height}" fill="#fff"/>
 <text x="12" y="22" font-size="14" font-weight="600">${escapeXml(title)}</text>
 <text x="${WIDTH - 12}" y="22" text-anchor="end" fill="#666">ours to the peer's, ${date.slice(0, 10)}</text>
@@ -30,7 +31,7 @@ function drawRow(row: Row, top: number, x: (ratio: number) => number): string {
     `<text x="${LABELS - 10}" y="${middle + 10}" text-anchor="end" fill="#666" font-size="10">beside ${escapeXml(row.beside)}</text>`,
     bar(LABELS, middle - 7, x(median) - LABELS, color),
     line(x(low), middle, x(high), middle, '#1a202c'),
-    `<text x="${Math.max(x(high), x(mark ?? 0)) + 6}" y="${middle + 4}">${format(median)}</text>`
+    `<text x="${(Math.max(x(high), x(mark ?? 0)) + 6).toFixed(1)}" y="${middle + 4}">${format(median)}</text>`
   ]
   if (mark !== undefined) parts.push(line(x(mark), middle - 11, x(mark), middle + 11, '#1a202c'))
   return parts.join('\n')

@@ -18,16 +18,18 @@ const extent: Extent = quick
       memoryRows: 20_000,
       storedRows: 2000,
       residentRequests: 20_000,
-      starts: 2
+      starts: 2,
+      sizes: { sizes: [1000, 5000], rounds: 3, callsPerRound: 21 }
     }
   : {
-      rounds: 7,
-      seconds: 3,
-      warmUpSeconds: 2,
+      rounds: 5,
+      seconds: 2,
+      warmUpSeconds: 1,
       memoryRows: 1_000_000,
       storedRows: 20_000,
       residentRequests: 1_000_000,
-      starts: 9
+      starts: 9,
+      sizes: { sizes: [1000, 10_000, 100_000, 1_000_000], rounds: 11, callsPerRound: 51 }
     }
 
 const unknown = wanted.find((name) => !groups.some((group) => group.name === name))

@@ -1,0 +1,166 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { openMemory } from '../adapters/storage/memory.js'
+import type { Storage, TenantId } from '../adapters/storage/port.js'
+import { openPostgres } from '../adapters/storage/postgres.js'
+import { openSqlite } from '../adapters/storage/sqlite.js'
+import { createStorage } from '../adapters/storage/storage.js'
+import { openSupabase } from '../adapters/storage/supabase.js'
+import { templates } from '../schemas/templates.js'
+import { tenants } from '../schemas/tenants.js'
+import { type LocalSupabase, startSupabase } from '../test/support/supabase-stack.js'
+import { quantile, spreadOf } from './compare.js'
+import type { Row } from './results.js'
+
+/**
+ * What a get, a page and a commit cost among many rows, for each of what they cost among a
+ * thousand. The sizes take turns, call by call.
+ */
+
+const tenant = '019b76da-a800-7000-8000-000000000001' as TenantId
+const from = { resource: templates, tenant } as const
+const start = Date.UTC(2026, 0, 1)
+
+interface Sized {
+  readonly rows: number
+  readonly storage: Storage
+  /** Half-way through the rows. */
+  readonly cursor: string
+}
+
+type Call = (sized: Sized, n: number) => Promise<unknown>
+
+let made = 0
+const calls: Readonly<Record<string, Call>> = {
+  'one get': ({ storage, rows }, n) => storage.get(from, keyOf((n * 7919) % rows)),
+  'one page': ({ storage }) => storage.list(from, { limit: 50 }),
+  'a page in the middle': ({ storage, cursor }) => storage.list(from, { limit: 50, cursor }),
+  'one commit': ({ storage }) => storage.commit({ tenant, changes: [insert(`new_${made++}`)] })
+}
+
+export interface SizesExtent {
+  readonly sizes: readonly number[]
+  readonly rounds: number
+  readonly callsPerRound: number
+}
+
+export async function measureSizes(extent: SizesExtent): Promise<Row[]> {
+  const folder = await mkdtemp(join(tmpdir(), 'bench-'))
+  const stacks: LocalSupabase[] = []
+  try {
+    const memory = extent.sizes.map(() => createStorage(openMemory()))
+    const sqlite = extent.sizes.map((rows) =>
+      createStorage(openSqlite({ path: join(folder, `${rows}.db`) }))
+    )
+    const inProcess = [
+      ...(await rowsOf('memory', memory, extent, fill)),
+      ...(await rowsOf('SQLite', sqlite, extent, fill))
+    ]
+    for (const rows of extent.sizes) stacks.push(await startFilled(rows))
+    const postgres = stacks.map(async ({ server, database }) =>
+      createStorage(await openPostgres({ url: server.url(database) }))
+    )
+    const supabase = stacks.map(async ({ url, key }) =>
+      createStorage(await openSupabase({ url, key }))
+    )
+    return [
+      ...inProcess,
+      ...(await rowsOf('Postgres', await Promise.all(postgres), extent)),
+      ...(await rowsOf('Supabase', await Promise.all(supabase), extent))
+    ]
+  } finally {
+    for (const stack of stacks) await stack.dispose()
+    await rm(folder, { recursive: true })
+  }
+}
+
+async function rowsOf(
+  name: string,
+  storages: readonly Storage[],
+  { sizes, rounds, callsPerRound }: SizesExtent,
+  prepare?: (storage: Storage, rows: number) => Promise<void>
+): Promise<Row[]> {
+  const sized: Sized[] = []
+  for (const [index, storage] of storages.entries()) {
+    const rows = sizes[index] as number
+    await prepare?.(storage, rows)
+    sized.push({ rows, storage, cursor: await cursorInTheMiddle(storage, rows) })
+  }
+  const found: Row[] = []
+  for (const [what, call] of Object.entries(calls)) {
+    await timeRound(sized, call, callsPerRound)
+    const times: number[][] = []
+    for (let round = 0; round < rounds; round++)
+      times.push(await timeRound(sized, call, callsPerRound))
+    for (const [index, rows] of sizes.entries()) {
+      if (index === 0) continue
+      const ratios = times.map((taken) => (taken[index] as number) / (taken[0] as number))
+      found.push({
+        what: `${name}: ${what} of ${rows.toLocaleString('en')}`,
+        beside: `of ${(sizes[0] as number).toLocaleString('en')}`,
+        ratio: spreadOf(ratios),
+        reach: { most: 1.5 }
+      })
+    }
+  }
+  for (const storage of storages) await storage.close()
+  return found
+}
+
+/** The median call of each size, in microseconds. */
+async function timeRound(sized: readonly Sized[], call: Call, count: number): Promise<number[]> {
+  const times = sized.map((): number[] => [])
+  for (let n = 0; n < count; n++)
+    for (const [index, each] of sized.entries()) {
+      const begin = process.hrtime.bigint()
+      await call(each, n)
+      times[index]?.push(Number(process.hrtime.bigint() - begin) / 1000)
+    }
+  return times.map((each) => quantile(each, 0.5))
+}
+
+async function fill(storage: Storage, rows: number): Promise<void> {
+  await storage.commit({
+    tenant,
+    changes: [{ op: 'insert', resource: tenants, row: { id: tenant, name: 'Bench' } }]
+  })
+  for (let n = 0; n < rows; ) {
+    const batch: Promise<unknown>[] = []
+    for (let i = 0; i < 1000 && n < rows; i++, n++)
+      batch.push(storage.commit({ tenant, changes: [insert(keyOf(n))], at: new Date(start + n) }))
+    await Promise.all(batch)
+  }
+}
+
+async function startFilled(rows: number): Promise<LocalSupabase> {
+  const stack = await startSupabase()
+  await stack.server.query(
+    stack.database,
+    `insert into public.tenants values ('${tenant}', 'Bench', now(), now(), 1);
+     insert into public.templates
+       select '${tenant}', 'tpl_' || lpad(n::text, 7, '0'), 'Template', '', null,
+         timestamptz '2026-01-01Z' + n * interval '1 ms', now(), 1
+       from generate_series(0, ${rows - 1}) n`
+  )
+  await stack.server.query(stack.database, 'vacuum analyze')
+  return stack
+}
+
+function keyOf(n: number): string {
+  return `tpl_${String(n).padStart(7, '0')}`
+}
+
+function insert(id: string) {
+  const row = { id, name: 'Template', description: '' }
+  return { op: 'insert', resource: templates, row } as const
+}
+
+async function cursorInTheMiddle(storage: Storage, rows: number): Promise<string> {
+  const { next } = await storage.list(from, { limit: 1 })
+  // A cursor names its list and a place: the list is the first page's, the place is not.
+  const [list] = JSON.parse(Buffer.from(next as string, 'base64url').toString()) as [string]
+  const middle = Math.floor(rows / 2)
+  const place = [list, new Date(start + middle).toISOString(), keyOf(middle)]
+  return Buffer.from(JSON.stringify(place)).toString('base64url')
+}
