@@ -230,7 +230,7 @@ function differing<R extends AnyResource>(resource: R, row: Stored<R>, set: Valu
   return changed as Values<R>
 }
 
-function isVersions(ifMatch: IfMatch): ifMatch is ReadonlySet<number> {
+export function isVersions(ifMatch: IfMatch): ifMatch is ReadonlySet<number> {
   return ifMatch !== undefined && ifMatch !== 'any'
 }
 

@@ -18,9 +18,16 @@ import type { Accounts } from './accounts.js'
 import type { Attempt } from './idempotency.js'
 import { assertNotLeaked } from './passwords.js'
 import { ApiError } from './problems.js'
-import { type ChangeOptions, createStore, newKey, type Store } from './store.js'
+import {
+  type ChangeOptions,
+  createStore,
+  type IfMatch,
+  isVersions,
+  newKey,
+  type Store
+} from './store.js'
 
-/** How often a new address is tried while others change the row too. */
+/** How often a change that depends on the row is tried while others change the row too. */
 const MOST_TRIES = 5
 
 export type UserRow = Stored<typeof users>
@@ -66,8 +73,9 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
     if (password) await assertNotLeaked(password)
     // Changes nothing yet, but refuses a version that is not the row's, before the account changes.
     const user = await store.update(users, id, {}, options)
-    // Two who change the address at once must not leave one in the row and one in the account.
-    const ifMatch = options.ifMatch ?? (change.email ? new Set([user.version]) : undefined)
+    // Two who change the address at once must not leave one in the row and one in the account,
+    // and who is an admin must still be so when that is what was decided by.
+    const ifMatch = change.email || change.role ? atVersion(user, options) : options.ifMatch
     const demoted = change.role !== undefined && change.role !== 'admin'
     return keepingAnAdmin(store, demoted ? user : null, async (checks) => {
       const account = await identity.updateAccount(user, {
@@ -136,33 +144,44 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
       )
     },
 
-    async update(store, id, change, options) {
-      for (let tries = 1; ; tries++)
-        try {
-          return await updateOnce(store, id, change, options)
-        } catch (error) {
-          const isStale = error instanceof StorageError && error.code === 'stale'
-          if (!isStale || error.key !== id || options.ifMatch || tries === MOST_TRIES) throw error
-        } finally {
-          accounts.forget(id)
-        }
-    },
+    update: (store, id, change, options) =>
+      untilUnchanged(id, options, () => updateOnce(store, id, change, options)),
 
-    async remove(store, id, options) {
-      const user = await store.need(users, id)
-      const account = await identity.deleteAccount(user)
-      try {
+    remove: (store, id, options) =>
+      untilUnchanged(id, options, async () => {
+        const user = await store.need(users, id)
+        const account = await identity.deleteAccount(user)
+        const ifMatch = atVersion(user, options)
         await together(account, () =>
           keepingAnAdmin(store, user, (checks) =>
-            store.remove(users, id, { ...options, along: [...checks, ...account.changes] })
+            store.remove(users, id, { ...options, ifMatch, along: [...checks, ...account.changes] })
           )
         )
+      })
+  }
+
+  /** Starts over while others change the row, unless the caller asked for one version of it. */
+  async function untilUnchanged<T>(
+    id: string,
+    { ifMatch }: ChangeOptions,
+    change: () => Promise<T>
+  ): Promise<T> {
+    for (let tries = 1; ; tries++)
+      try {
+        return await change()
+      } catch (error) {
+        const isStale = error instanceof StorageError && error.code === 'stale' && error.key === id
+        if (!isStale || isVersions(ifMatch) || tries === MOST_TRIES) throw error
       } finally {
-        // The row may be gone even where that failed.
+        // The row may have changed even where that failed.
         accounts.forget(id)
       }
-    }
   }
+}
+
+/** What the caller asked for, or else the version that was decided by. */
+function atVersion({ version }: UserRow, { ifMatch }: ChangeOptions): IfMatch {
+  return isVersions(ifMatch) ? ifMatch : new Set([version])
 }
 
 /** Commits the row between the two halves of the account's change. */
