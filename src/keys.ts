@@ -39,8 +39,10 @@ export function loadKeys(env: Environment, storageKind: string): Keys {
       made = makeKeys()
     } else {
       const database = env.SQLITE_PATH ?? './data/app.db'
-      origin = storageKind === 'sqlite' ? `${database}.keys` : `./data/${storageKind}.keys`
-      made = readOrMakeKeyFile(origin)
+      const file = storageKind === 'sqlite' ? `${database}.keys` : `./data/${storageKind}.keys`
+      const found = readOrMakeKeyFile(file)
+      origin = found.isNew ? `made now and kept in ${file}: back it up` : `kept in ${file}`
+      made = found.keys
     }
   }
   const encryption = parseEncryptionKeys(ENCRYPTION_KEY ?? made?.encryption_key ?? '')
@@ -88,12 +90,19 @@ function assertStrong({ AUTH_SECRET, ENCRYPTION_KEY }: Environment, storageKind:
 }
 
 /**
- * Whether a key was typed rather than drawn: 32 random bytes hold fewer than 16 different ones
- * about once in 10^13 draws, and a text in words repeats its letters or says what it is.
+ * Whether a key was typed rather than drawn: it has few different bytes (32 random ones hold fewer
+ * than 16 about once in 10^13 draws), counts up or down (as the alphabet does), or says what it is.
  */
 function isGuessable(key: Buffer): boolean {
   const telling = /change|example|secret|password/i
-  return new Set(key).size < 16 || telling.test(key.toString('latin1'))
+  return new Set(key).size < 16 || countsMostly(key) || telling.test(key.toString('latin1'))
+}
+
+/** Whether most bytes are one step from the byte before, by the same step as that from its own. */
+function countsMostly(key: Buffer): boolean {
+  const steps = [...key.subarray(1)].map((byte, index) => byte - (key[index] as number))
+  const repeated = steps.filter((step, index) => step === steps[index - 1])
+  return repeated.length > steps.length / 2
 }
 
 function makeKeys(): KeyFile {
@@ -103,14 +112,15 @@ function makeKeys(): KeyFile {
   }
 }
 
+interface FoundKeys {
+  readonly keys: KeyFile
+  readonly isNew: boolean
+}
+
 /** Linked into place whole, so that two processes that start together read the same keys. */
-function readOrMakeKeyFile(path: string): KeyFile {
-  try {
-    return JSON.parse(readFileSync(path, 'utf8'))
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT')
-      throw new ConfigurationError(`The key file ${path} cannot be read.`, { cause: error })
-  }
+function readOrMakeKeyFile(path: string): FoundKeys {
+  const known = readKeyFile(path)
+  if (known) return { keys: known, isNew: false }
   mkdirSync(dirname(path), { recursive: true })
   const draft = `${path}.${process.pid}`
   writeFileSync(draft, JSON.stringify(makeKeys()), { mode: 0o600 })
@@ -121,5 +131,19 @@ function readOrMakeKeyFile(path: string): KeyFile {
   } finally {
     unlinkSync(draft)
   }
-  return JSON.parse(readFileSync(path, 'utf8'))
+  return { keys: readKeyFile(path) as KeyFile, isNew: true }
+}
+
+/** Null where there is no such file. */
+function readKeyFile(path: string): KeyFile | null {
+  try {
+    const keys: Partial<KeyFile> = JSON.parse(readFileSync(path, 'utf8'))
+    if (keys.auth_secret && keys.encryption_key) return keys as KeyFile
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
+    throw new ConfigurationError(`The key file ${path} cannot be read.`, { cause: error })
+  }
+  throw new ConfigurationError(
+    `The key file ${path} cannot be used: it lacks auth_secret or encryption_key.`
+  )
 }

@@ -82,7 +82,10 @@ t.test('production refuses missing and guessable keys, and names the variable', 
     ['AUTH_SECRET', ''],
     ['AUTH_SECRET', 'change-me-change-me-change-me-change-me'],
     ['AUTH_SECRET', 'a'.repeat(40)],
+    ['AUTH_SECRET', 'abcdefghijklmnopqrstuvwxyz012345'],
     ['ENCRYPTION_KEY', ''],
+    ['ENCRYPTION_KEY', 'AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8='],
+    ['ENCRYPTION_KEY', Buffer.from('0123456789abcdef0123456789abcdef').toString('base64')],
     ['ENCRYPTION_KEY', guessable],
     ['ENCRYPTION_KEY', `good:${key()},bad:${guessable}`]
   ] as const)
@@ -98,15 +101,18 @@ t.test('keys are made once beside an SQLite file, for the owner alone', async (t
   const env = readEnvironment({ SQLITE_PATH })
   const first = loadKeys(env, 'sqlite')
   const file = `${SQLITE_PATH}.keys`
-  t.equal(first.origin, file)
+  t.equal(first.origin, `made now and kept in ${file}: back it up`)
   t.equal(statSync(file).mode & 0o777, 0o600)
   const second = loadKeys(env, 'sqlite')
+  t.equal(second.origin, `kept in ${file}`)
   t.equal(second.authSecret, first.authSecret)
   const sealed = first.keyring.seal('value', ['t', 'n'])
   t.equal(second.keyring.open(sealed, ['t', 'n']), 'value')
 
   writeFileSync(file, '{')
-  t.throws(() => loadKeys(env, 'sqlite'), { message: /cannot be read/ })
+  t.throws(() => loadKeys(env, 'sqlite'), { message: /app.db.keys cannot be read/ })
+  writeFileSync(file, '{"auth_secret": "x"}')
+  t.throws(() => loadKeys(env, 'sqlite'), { message: /app.db.keys .* lacks/ })
 })
 
 t.test('without a file of its own a storage gets keys for one run', async (t) => {
