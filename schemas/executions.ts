@@ -44,7 +44,8 @@ export const transitions: Readonly<Record<ExecutionStatus, readonly ExecutionSta
 export const ExecutionUpdate = object(
   'ExecutionUpdate',
   {
-    status: Choice(['running', 'success', 'failed', 'cancelled']),
+    // Nothing becomes queued again; it is a status like the others, and refused like a wrong turn.
+    status: Choice(['running', 'success', 'failed', 'cancelled', 'queued']),
     error: Type.Optional(
       Nullable(Type.String({ examples: ['The mail server refused the message.'] }))
     ),

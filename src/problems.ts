@@ -96,7 +96,7 @@ export const problems = {
     status: 409,
     title: 'Transition not allowed',
     example:
-      'Execution 019b76da-a800-7000-8000-000000000011 is success: it cannot become running, only nothing: it is over.'
+      'Execution 019b76da-a800-7000-8000-000000000011 is success: it cannot become running any more.'
   },
   last_admin: {
     status: 409,

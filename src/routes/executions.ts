@@ -113,10 +113,11 @@ function moveOn(
   { error, output }: Outcome
 ): Values<typeof executions> {
   if (!transitions[status].includes(next)) {
-    const allowed = transitions[status].join(', ') || 'nothing: it is over'
+    const allowed = transitions[status].join(', ')
+    const instead = allowed ? `, only ${allowed}` : ' any more'
     throw new ApiError(
       'invalid_transition',
-      `Execution ${id} is ${status}: it cannot become ${next}, only ${allowed}.`
+      `Execution ${id} is ${status}: it cannot become ${next}${instead}.`
     )
   }
   const now = new Date().toISOString()
