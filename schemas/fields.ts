@@ -17,9 +17,7 @@ export const Uuid = (example = '019b76da-a800-7000-8000-000000000001') =>
 export const TextId = (example: string) =>
   Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$', examples: [example] })
 
-/**
- * One line of text: 1 to `maxLength` code points, and not only spaces.
- */
+/** Short text: 1 to `maxLength` code points, and not only spaces. */
 export const Line = (example: string, maxLength = 200) =>
   Type.String({ minLength: 1, maxLength, pattern: '\\S', examples: [example] })
 
