@@ -1,5 +1,5 @@
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
-import { cpus } from 'node:os'
+import { cpus, loadavg } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import type { Figures, Spread } from './compare.js'
 import { plotOf } from './plot.js'
@@ -27,9 +27,11 @@ export interface GroupResult {
 
 const folder = fileURLToPath(new URL('./results/', import.meta.url))
 
+/** With how busy it was in the last five minutes: above its cores, others slow one side or both. */
 export function machine(): string {
   const model = (cpus()[0]?.model ?? 'unknown processor').replace(/\s+/g, ' ').trim()
-  return `${cpus().length} cores of ${model}, Node ${process.version}`
+  const [, load = 0] = loadavg()
+  return `${cpus().length} cores of ${model}, Node ${process.version}, load average ${load.toFixed(0)}`
 }
 
 /** Keeps what a group found, and writes the table and the plot anew. */

@@ -22,9 +22,9 @@ const extent: Extent = quick
       sizes: { sizes: [1000, 5000], rounds: 3, callsPerRound: 21 }
     }
   : {
-      rounds: 5,
-      seconds: 2,
-      warmUpSeconds: 1,
+      rounds: 7,
+      seconds: 3,
+      warmUpSeconds: 2,
       memoryRows: 1_000_000,
       storedRows: 20_000,
       residentRequests: 1_000_000,
