@@ -1,4 +1,4 @@
-import type { Identity } from '../adapters/identity/port.js'
+import { AccountError, type Identity } from '../adapters/identity/port.js'
 import type { NewRow, Storage, TenantId } from '../adapters/storage/port.js'
 import { connections } from '../schemas/connections.js'
 import type { Environment } from '../schemas/environment.js'
@@ -113,7 +113,9 @@ export async function seedDemoData(
 ): Promise<void> {
   const store = createStore(storage, { tenant, actor: 'system', requestId: null })
   if (!(await store.get(tenants, tenant))) await store.insert(tenants, { id: tenant, name: 'Demo' })
-  if (!(await store.get(users, adminId))) {
+  const admin = await store.get(users, adminId)
+  if (admin) await keepAccount(identity, admin.email, password)
+  else {
     const { email } = demoLogin
     const account = await identity.createAccount({ id: adminId, email, password })
     const row = { id: adminId, email, name: 'Demo Admin', role: 'admin' as const }
@@ -130,4 +132,14 @@ export async function seedDemoData(
   const name = 'SLACK_TOKEN'
   if (!(await store.get(secrets, name)))
     await store.insert(secrets, { name, ...keyring.seal('not-a-real-token', [tenant, name]) })
+}
+
+/** Makes the account of the demo's admin again, where somebody deleted it and left the row. */
+async function keepAccount(identity: Identity, email: string, password: string): Promise<void> {
+  try {
+    await identity.createAccount({ id: adminId, email, password })
+  } catch (error) {
+    // It is there.
+    if (!(error instanceof AccountError && error.code === 'email_taken')) throw error
+  }
 }

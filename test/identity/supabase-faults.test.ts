@@ -465,13 +465,15 @@ async function testSecrecy(t: Test, project: SupabaseProject) {
   t.notMatch(stage.warnings.join('\n'), new RegExp(`${password}|${project.key}`))
 }
 
-await withStack(t, openSupabaseProject, async (project) => {
-  await t.test('a user is made', (t) => testCreate(t, project))
-  await t.test('a user is changed', (t) => testUpdate(t, project))
-  await t.test('a user is removed', (t) => testRemove(t, project))
-  await t.test('accounts that are not ours to take', (t) => testForeign(t, project))
-  await t.test('two at once', (t) => testAtOnce(t, project))
-  await t.test('refused changes leave the account as it is', (t) => testRefused(t, project))
-  await t.test('Supabase Auth is down', (t) => testDown(t, project))
-  await t.test('neither keys nor passwords are told', (t) => testSecrecy(t, project))
-})
+t.test('users on Supabase, broken in every step', (t) =>
+  withStack(t, openSupabaseProject, async (project) => {
+    await t.test('a user is made', (t) => testCreate(t, project))
+    await t.test('a user is changed', (t) => testUpdate(t, project))
+    await t.test('a user is removed', (t) => testRemove(t, project))
+    await t.test('accounts that are not ours to take', (t) => testForeign(t, project))
+    await t.test('two at once', (t) => testAtOnce(t, project))
+    await t.test('refused changes leave the account as it is', (t) => testRefused(t, project))
+    await t.test('Supabase Auth is down', (t) => testDown(t, project))
+    await t.test('neither keys nor passwords are told', (t) => testSecrecy(t, project))
+  })
+)

@@ -2,27 +2,11 @@ import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import t from 'tap'
 import { openLocalIdentity } from '../../adapters/identity/local.js'
-import { packageFile } from '../../adapters/package-files.js'
-import type { TenantId } from '../../adapters/storage/port.js'
 import { openSqlite } from '../../adapters/storage/sqlite.js'
 import { createStorage } from '../../adapters/storage/storage.js'
-import { startChild } from '../support/child-process.js'
+import { demoTenant, runSeed } from '../support/seed.js'
 import { snapshotOf } from '../support/snapshot.js'
 import { temporaryFolder } from '../support/storages.js'
-
-const demoTenant = '019b76da-a800-7000-8000-000000000000' as TenantId
-const tsx = import.meta.resolve('tsx')
-const seed = packageFile('src/seed.ts').pathname
-
-async function runSeed(cwd: string, env: Record<string, string>): Promise<string> {
-  const { PATH = '' } = process.env
-  const child = startChild(process.execPath, ['--import', tsx, seed], {
-    cwd,
-    env: { PATH, ...env }
-  })
-  await child.ended()
-  return child.output()
-}
 
 t.test('seeding fills an empty storage once, and twice changes nothing', async (t) => {
   const folder = temporaryFolder(t)

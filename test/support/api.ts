@@ -17,7 +17,7 @@ import { readEnvironment } from '../../src/configuration.js'
 import { createKeyring, type Keyring } from '../../src/encryption.js'
 import { openLlm } from '../../src/open.js'
 import { documentOf } from './openapi.js'
-import { type Teardown, type TestStorage, testStorages } from './storages.js'
+import { memory, type Teardown, type TestStorage } from './storages.js'
 
 /** Real argon2id at its least cost: what is tested is not how long it takes. */
 export const cheapHasher: PasswordHasher = {
@@ -74,7 +74,7 @@ export interface TestApi {
 
 /** The API, closed with the test. */
 export async function testApi(t: Teardown, options: TestApiOptions = {}): Promise<TestApi> {
-  const on = options.on ?? (testStorages[0] as TestStorage)
+  const on = options.on ?? memory
   const storage = options.storage ?? (await on.open(t))
   const secret = randomBytes(32).toString('base64')
   const hasher = options.hasher ?? cheapHasher

@@ -61,18 +61,20 @@ const supabaseSignIn: SignInDifferences = {
   mostPasswordBytes: 72
 }
 
-/** The storages that the API is tested on, all of them by the same tests. */
-export const testStorages: readonly TestStorage[] = [
-  {
-    kind: 'memory',
-    skip: false,
-    signIn: localSignIn,
-    async open(t) {
-      const storage = createStorage(openMemory())
-      t.teardown(() => storage.close())
-      return storage
-    }
-  },
+/** Where a test runs that is not about storages. */
+export const memory: TestStorage = {
+  kind: 'memory',
+  skip: false,
+  signIn: localSignIn,
+  async open(t) {
+    const storage = createStorage(openMemory())
+    t.teardown(() => storage.close())
+    return storage
+  }
+}
+
+const allStorages: readonly TestStorage[] = [
+  memory,
   {
     kind: 'sqlite',
     skip: false,
@@ -123,6 +125,11 @@ async function sharedProject(): Promise<{ url: string; key: string }> {
   const { url, key } = await (live ? openSupabaseProject() : sharedSupabase())
   return { url, key }
 }
+
+/** The storages that the API is tested on, all of them by the same tests; TEST_STORAGE names one. */
+export const testStorages = allStorages.filter(
+  ({ kind }) => kind === (process.env.TEST_STORAGE || kind)
+)
 
 /** One server for all tests of a process, ended with it. */
 let supabase: Promise<LocalSupabase> | undefined

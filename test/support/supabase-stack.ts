@@ -120,11 +120,11 @@ export function tidyPlace(options: { url: string; key: string }): StoragePlace {
       return {
         ...driver,
         async apply(tenant, changes) {
-          const rows = await driver.apply(tenant, changes)
+          // Before it is stored: the answer may be lost.
           for (const { op, resource, key } of changes)
             if (op === 'insert' && resource.tenancy !== 'owned')
               made.set(`${resource.name} ${key}`, { tenant, resource, key })
-          return rows
+          return driver.apply(tenant, changes)
         }
       }
     },

@@ -1,0 +1,89 @@
+import { randomUUID } from 'node:crypto'
+import t, { type Test } from 'tap'
+import { packageFile } from '../../adapters/package-files.js'
+import { ACROSS_TENANTS, type TenantId } from '../../adapters/storage/port.js'
+import { createStorage } from '../../adapters/storage/storage.js'
+import { openSupabase } from '../../adapters/storage/supabase.js'
+import { flows } from '../../schemas/flows.js'
+import { tenants } from '../../schemas/tenants.js'
+import { users } from '../../schemas/users.js'
+import { runChild } from '../support/child-process.js'
+import { withStack } from '../support/postgres-stack.js'
+import { snapshotOf } from '../support/snapshot.js'
+import { type LocalSupabase, startSupabase } from '../support/supabase-stack.js'
+import { adminOf } from '../support/tidy-identity.js'
+
+/**
+ * The tests as they run against a project of somebody: here it is one of local parts, started
+ * apart and reached by its address and key alone.
+ */
+const files = [
+  'test/api/users.test.ts',
+  'test/api/auth.test.ts',
+  'test/identity/supabase-faults.test.ts'
+]
+
+t.test('a project that others use', (t) =>
+  withStack(t, startSupabase, async (project) => {
+    const { url, key, server, database } = project
+    const tenant = randomUUID() as TenantId
+    await t.test('what the project has already', (t) => moveIn(t, project, tenant))
+    const before = await inventory(project, tenant)
+    t.equal(before.accounts.length, 1)
+
+    // All at once, as several people may.
+    await t.test('the tests pass there', (t) =>
+      Promise.all(
+        files.map(async (file) => {
+          const { PATH = '' } = process.env
+          const env = {
+            PATH,
+            CI: 'true',
+            TAP_TIMEOUT: '300',
+            TEST_STORAGE: 'supabase',
+            SUPABASE_TEST_URL: url,
+            SUPABASE_TEST_SERVICE_ROLE_KEY: key,
+            SUPABASE_TEST_DB_URL: server.url(database)
+          }
+          const path = packageFile(file).pathname
+          const output = await runChild(process.execPath, ['--import', 'tsx', path], { env })
+          t.match(output, /^# \{ total: \d+, pass: \d+ \}|^1\.\.\d+$/m, file)
+          t.notMatch(output, /# SKIP/, file)
+        })
+      )
+    )
+
+    t.strictSame(await inventory(project, tenant), before, 'and leave what they found')
+  })
+)
+
+/** Somebody else’s tenant and user. */
+async function moveIn(t: Test, { url, key }: LocalSupabase, tenant: TenantId) {
+  const storage = createStorage(await openSupabase({ url, key }))
+  const email = 'owner@example.com'
+  const { data } = await adminOf({ url, key }).createUser({ email, email_confirm: true })
+  const id = data.user?.id as string
+  await storage.commit({
+    tenant,
+    changes: [
+      { op: 'insert', resource: tenants, row: { id: tenant, name: 'Somebody else' } },
+      { op: 'insert', resource: users, row: { id, email, name: 'Owner', role: 'admin' } },
+      { op: 'insert', resource: flows, row: { id: 'theirs', name: 'F', status: 'draft' } }
+    ]
+  })
+  await storage.close()
+  t.ok(id)
+}
+
+/** All that is in the project. */
+async function inventory({ url, key }: LocalSupabase, tenant: TenantId) {
+  const storage = createStorage(await openSupabase({ url, key }))
+  const { rows } = await storage.list(
+    { resource: tenants, tenant: ACROSS_TENANTS },
+    { limit: 1000 }
+  )
+  const { data } = await adminOf({ url, key }).listUsers({ page: 1, perPage: 1000 })
+  const theirs = await snapshotOf(storage, tenant)
+  await storage.close()
+  return { tenants: rows, accounts: data.users, theirs }
+}
