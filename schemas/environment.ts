@@ -70,12 +70,22 @@ export const Environment = Type.Object({
     })
   ),
   SQLITE_PATH: Type.Optional(
-    Type.String({ description: 'Database file; ./data/app.db with STORAGE=sqlite.' })
+    Type.String({
+      // A database of that name lives in memory, and beside it there is no place for keys.
+      pattern: '^(?!:memory:$)',
+      description: 'Database file; ./data/app.db with STORAGE=sqlite. In memory is STORAGE=memory.'
+    })
   ),
   DATABASE_URL: Type.Optional(
     Type.String({
       pattern: '^postgres(ql)?://',
       description: 'Postgres to use, as a postgres:// URL.'
+    })
+  ),
+  SUPABASE_DB_URL: Type.Optional(
+    Type.String({
+      pattern: '^postgres(ql)?://',
+      description: "A Supabase project's Postgres, for npm run migrate where DATABASE_URL is unset."
     })
   ),
   SUPABASE_URL: Type.Optional(

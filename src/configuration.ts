@@ -1,3 +1,4 @@
+import { isIP } from 'node:net'
 import type { ErrorObject } from 'ajv'
 import type { ProviderSettings } from '../adapters/llm/registry.js'
 import { type StorageEntry, storages } from '../adapters/storage/registry.js'
@@ -28,12 +29,25 @@ export function readEnvironment(source: NodeJS.ProcessEnv): Environment {
     .filter((name) => source[name])
     .map((name) => [name, source[name]])
   const environment = Object.fromEntries(given)
-  if (check(environment)) return environment as Environment
+  if (check(environment)) return assertProxies(environment as Environment)
   const [error] = check.errors ?? []
   const name = error?.instancePath.slice(1)
   throw new ConfigurationError(
     `${name} ${describeViolation(error as ErrorObject)}. See .env.example.`
   )
+}
+
+/** Addresses and ranges, which no pattern tells from other text. */
+function assertProxies(env: Environment): Environment {
+  for (const part of env.TRUST_PROXY?.split(',') ?? []) {
+    const [address = '', bits = '0'] = part.trim().split('/')
+    const isNamed = ['loopback', 'linklocal', 'uniquelocal'].includes(part.trim())
+    if (!isNamed && !(isIP(address) && /^\d{1,3}$/.test(bits)))
+      throw new ConfigurationError(
+        `TRUST_PROXY has no address or range in "${part}". See .env.example.`
+      )
+  }
+  return env
 }
 
 const checkProviders = compiledWhenNeeded(createAjv(), LlmProviders)

@@ -95,7 +95,18 @@ export async function verifyKeys(storage: Storage, keyring: Keyring): Promise<vo
   for (const id of keyring.ids) {
     if ((await storage.get(canaries, id)) === null) await leaveCanary(storage, keyring, id)
     const row = await storage.get(canaries, id)
-    if (row) keyring.open({ ciphertext: row.canary, key_id: id }, canaryContext(id))
+    if (row) assertOpens(keyring, id, row.canary)
+  }
+}
+
+function assertOpens(keyring: Keyring, id: string, canary: string): void {
+  try {
+    keyring.open({ ciphertext: canary, key_id: id }, canaryContext(id))
+  } catch (cause) {
+    throw new DecryptionError(
+      `The encryption key ${id} is not the one that the secrets were written with. Restore it, in ENCRYPTION_KEY or the key file.`,
+      { cause }
+    )
   }
 }
 

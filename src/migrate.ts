@@ -4,7 +4,7 @@ import {
   migrationSql,
   migrationStatus
 } from '../adapters/storage/postgres-migrate.js'
-import { loadEnvironmentFiles } from './configuration.js'
+import { loadEnvironmentFiles, readEnvironment } from './configuration.js'
 
 const usage = `Usage: npm run migrate [-- status | --print]
 
@@ -15,7 +15,8 @@ Brings the Postgres at DATABASE_URL, or at SUPABASE_DB_URL, to the schema of thi
 
 async function main(args: readonly string[]): Promise<number> {
   loadEnvironmentFiles()
-  const url = process.env.DATABASE_URL || process.env.SUPABASE_DB_URL
+  const { DATABASE_URL, SUPABASE_DB_URL } = readEnvironment(process.env)
+  const url = DATABASE_URL ?? SUPABASE_DB_URL
   const [command = 'apply', ...rest] = args
   if (rest.length || !['apply', 'status', '--print'].includes(command)) return fail(usage)
   if (command === '--print') return print(await migrationSql(url))

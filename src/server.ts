@@ -1,10 +1,11 @@
 import type { AddressInfo } from 'node:net'
 import closeWithGrace from 'close-with-grace'
+import type { FastifyInstance } from 'fastify'
 import { pino } from 'pino'
 import type { Environment } from '../schemas/environment.js'
 import { buildApp } from './app.js'
 import { runCommand } from './command.js'
-import { loadEnvironmentFiles, readEnvironment } from './configuration.js'
+import { ConfigurationError, loadEnvironmentFiles, readEnvironment } from './configuration.js'
 import { demoLogin, seedDemoData } from './demo-data.js'
 import { type Opened, openBackend, openLlm } from './open.js'
 import { connectRedis } from './redis.js'
@@ -36,7 +37,7 @@ async function main(): Promise<void> {
     stopping: stopping.signal,
     ...(redis ? { redis } : {})
   })
-  await app.listen({ port: env.PORT, host: env.HOST })
+  await listen(app, env)
   const { port } = app.server.address() as AddressInfo
   announce(env, opened, port, withDemoData)
 
@@ -58,9 +59,28 @@ function standardOutput() {
   return pino.destination({ fd: process.stdout.fd, sync: false })
 }
 
+/** @throws ConfigurationError where the address cannot be had. */
+async function listen(app: FastifyInstance, { PORT, HOST }: Environment): Promise<void> {
+  try {
+    await app.listen({ port: PORT, host: HOST })
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException
+    const reason = code && reasons[code]
+    throw reason ? new ConfigurationError(reason(PORT, HOST), { cause }) : cause
+  }
+}
+
+const reasons: Readonly<Record<string, (port: number, host: string) => string>> = {
+  EADDRINUSE: (port) => `PORT ${port} is in use. Stop what uses it, or set another.`,
+  EACCES: (port) => `PORT ${port} is not allowed to this user. Set one above 1023.`,
+  EADDRNOTAVAIL: (_, host) => `HOST ${host} is no address of this machine.`,
+  ENOTFOUND: (_, host) => `HOST ${host} is no address of this machine.`
+}
+
 function announce(env: Environment, opened: Opened, port: number, withDemoData: boolean): void {
   const { entry, reason } = opened.choice
-  const host = ['0.0.0.0', '::'].includes(env.HOST) ? 'localhost' : env.HOST
+  const everywhere = ['0.0.0.0', '::'].includes(env.HOST)
+  const host = everywhere ? 'localhost' : env.HOST.includes(':') ? `[${env.HOST}]` : env.HOST
   const lines = [
     `Workflow API ${version}`,
     `  Docs      http://${host}:${port}/api/docs`,

@@ -1,4 +1,6 @@
+import { once } from 'node:events'
 import { existsSync, statSync, writeFileSync } from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
 import { addressOf, startServer } from '../support/server.js'
@@ -90,12 +92,25 @@ t.test('.env.local comes before .env, and the environment before both', async (t
 
 t.test('a mistake stops the start with a sentence, not a stack', async (t) => {
   t.match(await fails(t, { PORT: 'http' }), /^PORT /)
+  const taken = createServer().listen(0, '127.0.0.1')
+  await once(taken, 'listening')
+  const { port } = taken.address() as AddressInfo
+  t.match(await fails(t, { PORT: String(port) }), new RegExp(`^PORT ${port} is in use`, 'm'))
+  taken.close()
+  t.match(await fails(t, { HOST: '192.0.2.1' }), /^HOST 192.0.2.1 is no address/m)
   t.match(await fails(t, { NODE_ENV: 'production' }), /^AUTH_SECRET is not set/)
   const folder = temporaryFolder(t)
   writeFileSync(join(folder, 'notes.txt'), 'This is no database, whatever its name may say.')
   const output = await fails(t, { SQLITE_PATH: './notes.txt' }, folder)
   t.match(output, 'not an SQLite database')
   t.notMatch(output, /^ +at /m)
+})
+
+t.test('an IPv6 address stands in brackets', async (t) => {
+  const child = startServer(t, temporaryFolder(t), { HOST: '::1' })
+  const api = await addressOf(child)
+  t.match(api, /^http:\/\/\[::1\]:/)
+  t.equal((await fetch(`${api}/health`)).status, 200)
 })
 
 t.test('a lost key file is told at the next start', async (t) => {
@@ -112,5 +127,5 @@ t.test('a lost key file is told at the next start', async (t) => {
       encryption_key: Buffer.alloc(32).toString('base64')
     })
   )
-  t.match(await fails(t, env, folder), /does not open with the key default/)
+  t.match(await fails(t, env, folder), /key default is not the one/)
 })
