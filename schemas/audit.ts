@@ -29,7 +29,8 @@ export const audit = defineResource({
   keys: 'uuid',
   required: [],
   optional: [],
-  filters: ['actor', 'action', 'resource', 'resource_id'],
+  // The most telling one first: a query goes by its first.
+  filters: ['resource_id', 'actor', 'action', 'resource'],
   order: 'at',
   period: true,
   audited: false,
