@@ -76,8 +76,7 @@ for (const storage of testStorages)
   t.test(`random requests on ${storage.kind}`, { skip: storage.skip }, (t) => fuzz(t, storage))
 
 async function fuzz(t: Test, on: TestStorage) {
-  // Supabase runs the same SQL as Postgres, and a request takes it several times as long.
-  const numRuns = on.kind === 'supabase' ? Math.ceil(mostRuns / 2) : mostRuns
+  const numRuns = mostRuns
   t.comment(`FUZZ_SEED=${seed} FUZZ_RUNS=${numRuns}`)
   const counted = countCalls(await on.open(t))
   const api = await testApi(t, {
