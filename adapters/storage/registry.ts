@@ -24,7 +24,8 @@ export const storages: readonly StorageEntry[] = [
   {
     kind: 'postgres',
     needs: ['DATABASE_URL'],
-    open: async ({ DATABASE_URL: url = '' }) => (await import('./postgres.js')).openPostgres({ url })
+    open: async ({ DATABASE_URL: url = '' }) =>
+      (await import('./postgres.js')).openPostgres({ url })
   },
   {
     kind: 'sqlite',
