@@ -72,11 +72,17 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     routerOptions: { maxParamLength: 1536 },
     frameworkErrors: (error, request, reply) => void sendError(error, request, reply),
     clientErrorHandler: answerUnreadable,
+    // Node's own refusal would be no problem document: the hook below makes it.
+    http: { requireHostHeader: false },
     // What comes in before the server has stopped is served: the refusal would be no problem document.
     return503OnClosing: false,
     schemaController: { compilersFactory: { buildSerializer, buildValidator } }
   })
 
+  // An expectation that nobody here knows may be ignored (RFC 9110, 10.1.1).
+  app.server.on('checkExpectation', (request, response) =>
+    app.server.emit('request', request, response)
+  )
   readJsonBodies(app)
   app.setErrorHandler(sendError)
   app.setNotFoundHandler((request, reply) =>
@@ -121,7 +127,10 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   // Hooks that wait for nothing call back: a promise for each is what a request would notice.
   app.addHook('onRequest', (request, reply, done) => {
     reply.header('x-request-id', request.id)
-    done()
+    const { httpVersion, headers } = request.raw
+    if (headers.host === undefined && httpVersion === '1.1')
+      done(new ApiError('bad_request', 'The request has no Host header.'))
+    else done()
   })
   app.addHook('onRequest', authenticate(storage, identity, accounts))
   app.addHook('preValidation', ({ body, query, params }, _reply, done) => {

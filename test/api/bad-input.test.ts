@@ -732,6 +732,11 @@ t.test('what is no HTTP gets a problem too', async (t) => {
     'GET /api/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n'
   )
   t.match(known, /^HTTP\/1\.1 200 OK/)
+  const hostless = await exchange(port, 'GET /api/health HTTP/1.1\r\nConnection: close\r\n\r\n')
+  t.match(hostless, /^HTTP\/1\.1 400 .+"code":"bad_request"/s)
+  const expecting =
+    'GET /api/health HTTP/1.1\r\nHost: x\r\nExpect: tea\r\nConnection: close\r\n\r\n'
+  t.match(await exchange(port, expecting), /^HTTP\/1\.1 200 OK/, 'an expectation may be ignored')
 })
 
 /** Sends bytes and returns all that comes back until the server closes. */
