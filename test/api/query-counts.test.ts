@@ -100,7 +100,7 @@ function requests({ execution, viewer, admin, other }: World): Counted[] {
     { method: 'PATCH', url: '/users/me', body: named, calls: 'get get commit' },
     { method: 'POST', url: '/users', body: user, calls: 'commit' },
     { method: 'PATCH', url: `/users/${viewer.id}`, body: named, calls: 'get get commit' },
-    { method: 'DELETE', url: `/users/${viewer.id}`, calls: 'get commit' },
+    { method: 'DELETE', url: `/users/${viewer.id}`, calls: 'get get commit' },
 
     { method: 'GET', url: '/auth/me', calls: 'get' },
     {
