@@ -57,7 +57,7 @@ t.test('starting on Supabase', (t) =>
           child.output(),
           /Storage +supabase \(SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY set\)/
         )
-        t.match(child.output(), /Keys +\.\/data\/supabase\.keys/)
+        t.match(child.output(), /Keys +kept in \.\/data\/supabase\.keys/)
         t.notMatch(child.output(), project.key, 'the key is not shown')
         t.equal(await signIn(api), 200, start)
         child.signal('SIGTERM')
