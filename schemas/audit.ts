@@ -9,7 +9,7 @@ export const audit = defineResource({
   fields: {
     id: Uuid(),
     actor: Type.String({
-      description: "The user's id, or `system`.",
+      description: 'The id of the user or API key, or `system`.',
       maxLength: 128,
       examples: ['019b76da-a800-7000-8000-000000000001']
     }),

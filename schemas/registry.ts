@@ -1,3 +1,4 @@
+import { apiKeys } from './api-keys.js'
 import { audit } from './audit.js'
 import { connections } from './connections.js'
 import { encryptionKeys } from './encryption-keys.js'
@@ -17,6 +18,7 @@ export const resources: readonly AnyResource[] = [
   tenants,
   users,
   sessions,
+  apiKeys,
   templates,
   flows,
   executions,

@@ -69,8 +69,9 @@ export interface Declaration<
   WriteOnly extends TProperties,
   Computed extends TProperties
 > {
-  /** Table name and path segment. */
+  /** Table name and, unless there is a `path`, path segment. */
   readonly name: string
+  readonly path?: string
   /** One of them: names audit actions (`flow.create`) and OpenAPI components (`Flow`). */
   readonly singular: string
   readonly description: string
@@ -83,6 +84,8 @@ export interface Declaration<
   /** Columns that a request must, and may, set. */
   readonly required: readonly Required[]
   readonly optional: readonly Optional[]
+  /** Those of them that only creating sets. */
+  readonly createOnly?: readonly (Required | Optional)[]
   /** Columns that no answer shows. */
   readonly hidden?: readonly Hidden[]
   /** Properties of requests that are no column, such as a password. Required to create. */
@@ -124,6 +127,8 @@ export interface Resource<
   Filter extends string = string
 > {
   readonly name: string
+  /** Where its routes are, below `/api/`. */
+  readonly path: string
   readonly singular: string
   readonly description: string
   readonly tenancy: Tenancy
@@ -192,10 +197,14 @@ export function defineResource<
   const keyField = fields[key] as TSchema
   const chosenKey: TProperties =
     keys === 'uuid' ? {} : { [key]: keys === 'given' ? keyField : Type.Optional(keyField) }
-  const changes = Object.entries(given).map(([name, field]) => [name, withoutDefault(field)])
+  const createOnly: readonly string[] = declaration.createOnly ?? []
+  const changes = Object.entries(given)
+    .filter(([name]) => !createOnly.includes(name))
+    .map(([name, field]) => [name, withoutDefault(field)])
 
   return {
     name: declaration.name,
+    path: declaration.path ?? declaration.name,
     singular: declaration.singular,
     description: declaration.description,
     tenancy,

@@ -11,6 +11,7 @@ import { connections } from '../schemas/connections.js'
 import type { Environment } from '../schemas/environment.js'
 import { templates } from '../schemas/templates.js'
 import { createAccounts } from './accounts.js'
+import { createApiKeys } from './api-keys.js'
 import { authenticate } from './authenticate.js'
 import { assertClean } from './clean-values.js'
 import { documentation } from './documentation.js'
@@ -20,6 +21,7 @@ import { createIdempotency, type Idempotency } from './idempotency.js'
 import { readJsonBodies } from './json-body.js'
 import { ApiError } from './problems.js'
 import { countingStore } from './rate-limit.js'
+import { apiKeyRoutes } from './routes/api-keys.js'
 import { authRoutes } from './routes/auth.js'
 import { executionRoutes } from './routes/executions.js'
 import { flowRoutes } from './routes/flows.js'
@@ -123,6 +125,8 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   app.decorate('idempotency', createIdempotency({ storage, keyring, lifeMs }))
 
   const accounts = createAccounts(storage)
+  const apiKeys = createApiKeys(storage)
+  app.addHook('onClose', () => apiKeys.close())
   app.addHook('onRoute', requireRole)
   // Hooks that wait for nothing call back: a promise for each is what a request would notice.
   app.addHook('onRequest', (request, reply, done) => {
@@ -132,7 +136,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       done(new ApiError('bad_request', 'The request has no Host header.'))
     else done()
   })
-  app.addHook('onRequest', authenticate(storage, identity, accounts))
+  app.addHook('onRequest', authenticate({ storage, identity, accounts, apiKeys }))
   app.addHook('preValidation', ({ body, query, params }, _reply, done) => {
     assertClean(params, 'path')
     assertClean(query, 'query')
@@ -155,6 +159,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       statusRoutes(api, { storage, version, stopping: options.stopping })
       authRoutes(api, { storage, identity, accounts, users, registration })
       userRoutes(api, users)
+      apiKeyRoutes(api, apiKeys)
       resourceRoutes(api, templates)
       flowRoutes(api)
       executionRoutes(api)

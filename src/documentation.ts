@@ -1,6 +1,7 @@
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance } from 'fastify'
+import { ApiKeyRotation, apiKeys, ShownApiKey } from '../schemas/api-keys.js'
 import { Credentials, RefreshRequest, Registration, SignedIn, Tokens } from '../schemas/auth.js'
 import { ExecutionUpdate } from '../schemas/executions.js'
 import { FlowFromTemplate } from '../schemas/flows.js'
@@ -26,6 +27,9 @@ const components = [
   Tokens,
   SignedIn,
   UserSelfUpdate,
+  apiKeys.create,
+  ShownApiKey,
+  ApiKeyRotation,
   FlowFromTemplate,
   ExecutionUpdate,
   LlmRequest,
@@ -41,7 +45,7 @@ const tags = [
   { name: 'auth', description: 'Signing in and out.' },
   ...resources
     .filter(({ access }) => access)
-    .map(({ name, description }) => ({ name, description })),
+    .map(({ path, description }) => ({ name: path, description })),
   { name: 'llm', description: 'Asking language models.' },
   { name: 'status', description: 'For monitors and load balancers.' }
 ]
@@ -52,7 +56,7 @@ Templates, flows and their executions, with the users, connections and secrets t
 tenants that see nothing of each other.
 
 **Sign in** with \`POST /api/auth/login\`, then send the \`token\` of the answer with each request: the
-Authorize button does that for this page.
+Authorize button does that for this page. Programs send an API key instead.
 
 **Lists** are arrays, newest first. Where there is more, the \`Link\` header has the address of the
 next page.
@@ -98,8 +102,8 @@ export async function documentation(app: FastifyInstance, version: string): Prom
           bearerAuth: {
             type: 'http',
             scheme: 'bearer',
-            bearerFormat: 'JWT',
-            description: 'The token that POST /api/auth/login answers.'
+            bearerFormat: 'JWT or API key',
+            description: 'The token that POST /api/auth/login answers, or an API key.'
           }
         }
       }

@@ -20,7 +20,7 @@ import { ApiError } from './problems.js'
 /** On whose behalf a store acts: every audit entry says so. */
 export interface Origin {
   readonly tenant: TenantId
-  /** The user's id, or `system`. */
+  /** The id of the user or the API key, or `system`. */
   readonly actor: string
   readonly requestId: string | null
 }

@@ -103,6 +103,24 @@ create table public.sessions (
 create index sessions_list on public.sessions (tenant_id, created_at, id);
 create index sessions_by_user on public.sessions (tenant_id, user_id, created_at, id);
 
+create table public.api_keys (
+  tenant_id text collate "C" not null references public.tenants (id) on delete cascade,
+  id text collate "C" not null unique,
+  name text not null,
+  role text not null,
+  prefix text not null,
+  hash text collate "C" not null unique,
+  previous_hash text collate "C" unique,
+  previous_expires_at timestamptz(3),
+  expires_at timestamptz(3),
+  last_used_at timestamptz(3),
+  created_at timestamptz(3) not null,
+  updated_at timestamptz(3) not null,
+  version bigint not null,
+  primary key (tenant_id, id)
+);
+create index api_keys_list on public.api_keys (tenant_id, created_at, id);
+
 create table public.templates (
   tenant_id text collate "C" not null references public.tenants (id) on delete cascade,
   id text collate "C" not null,
@@ -452,6 +470,7 @@ select public.close_table('api_tables');
 select public.add_api_table('tenants', 'id', 'id', 'created_at');
 select public.add_api_table('users', 'id', 'tenant_id', 'created_at');
 select public.add_api_table('sessions', 'id', 'tenant_id', 'created_at');
+select public.add_api_table('api_keys', 'id', 'tenant_id', 'created_at');
 select public.add_api_table('templates', 'id', 'tenant_id', 'created_at');
 select public.add_api_table('flows', 'id', 'tenant_id', 'created_at');
 select public.add_api_table('executions', 'id', 'tenant_id', 'created_at');

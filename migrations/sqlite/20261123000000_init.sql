@@ -50,6 +50,24 @@ create table sessions (
 create index sessions_list on sessions (tenant_id, created_at, id);
 create index sessions_by_user on sessions (tenant_id, user_id, created_at, id);
 
+create table api_keys (
+  tenant_id text not null references tenants (id) on delete cascade,
+  id text not null unique,
+  name text not null,
+  role text not null,
+  prefix text not null,
+  hash text not null unique,
+  previous_hash text unique,
+  previous_expires_at text,
+  expires_at text,
+  last_used_at text,
+  created_at text not null,
+  updated_at text not null,
+  version integer not null,
+  primary key (tenant_id, id)
+) strict;
+create index api_keys_list on api_keys (tenant_id, created_at, id);
+
 create table templates (
   tenant_id text not null references tenants (id) on delete cascade,
   id text not null,

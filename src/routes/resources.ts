@@ -32,6 +32,8 @@ export interface Behaviour<R extends AnyResource> {
     options: ChangeOptions
   ) => Promise<Stored<R>>
   readonly remove?: (key: string, caller: Caller, options: ChangeOptions) => Promise<void>
+  /** Whether `remove` keeps rows that others need, and so may answer 409. */
+  readonly keepsNeeded?: boolean
 }
 type Body = Readonly<Record<string, unknown>>
 
@@ -41,19 +43,19 @@ export function resourceRoutes<R extends AnyResource>(
   resource: R,
   behaviour: Behaviour<R> = {}
 ): void {
-  const { name, key, access } = resource
+  const { name, path, key, access } = resource
   if (!access) throw new TypeError(`${name} have no routes`)
   const { read, write, operations } = access
   const view = behaviour.view ?? ((row: Stored<R>) => row)
   const columns = behaviour.columns ?? ((body: Body) => body as Values<R>)
-  const collection = `/${name}`
-  const item = `/${name}/:${key}`
+  const collection = `/${path}`
+  const item = `/${path}/:${key}`
   const params = keyParams(resource)
   const shown = Type.Ref(resource.view.$id as string)
   const one = describeOne(resource)
 
   function operation(verb: string, summary: string): Operation {
-    return { id: `${verb}${resource.view.$id}`, tag: name, summary }
+    return { id: `${verb}${resource.view.$id}`, tag: path, summary }
   }
 
   function send(reply: FastifyReply, row: Stored<R>, caller: Caller) {
@@ -68,7 +70,7 @@ export function resourceRoutes<R extends AnyResource>(
       role: read,
       operation: {
         id: `list${pluralOf(resource.view.$id as string)}`,
-        tag: name,
+        tag: path,
         summary: `List ${pluralOf(wordsOf(resource))}, newest first`
       },
       query: listQuery(resource),
@@ -192,7 +194,7 @@ export function resourceRoutes<R extends AnyResource>(
       params,
       answers: { 204: { description: 'Deleted.' } },
       // A row goes unless others refer to it, or the resource has a say in it.
-      problems: [412, ...(isReferredTo(resource) || behaviour.remove ? [409] : [])],
+      problems: [412, ...(isReferredTo(resource) || behaviour.keepsNeeded ? [409] : [])],
       async handler(request, reply, caller) {
         const id = keyOf(request, key)
         const options = { ifMatch: ifMatchOf(request) }
@@ -211,13 +213,13 @@ export function keyParams(resource: AnyResource): TObject {
 }
 
 export function locationOf(resource: AnyResource, key: string): string {
-  return `/api/${resource.name}/${encodeURIComponent(key)}`
+  return `/api/${resource.path}/${encodeURIComponent(key)}`
 }
 
 /** The query of a list: its declared filters, the page, the order, the period. */
 export function listQuery(
   resource: AnyResource,
-  filters: readonly string[] = resource.filters
+  filters: readonly string[] = shownFilters(resource)
 ): TObject {
   const properties: TProperties = {
     limit: Type.Optional(
@@ -274,6 +276,11 @@ function withoutExamples({ examples: _, ...schema }: TSchema): TSchema {
   return schema as TSchema
 }
 
+/** Whoever may not see a column may not search it either. */
+function shownFilters({ filters, hidden }: AnyResource): readonly string[] {
+  return filters.filter((field) => !hidden.includes(field))
+}
+
 function notNull(schema: TSchema): TSchema {
   const alternatives = (schema.anyOf as TSchema[] | undefined) ?? [schema]
   return alternatives.find(({ type }) => type !== 'null') as TSchema
@@ -326,8 +333,9 @@ function keyOf(request: Pick<FastifyRequest, 'params'>, key: string): string {
 }
 
 /** Whether new values of a row can contradict other rows. */
-function canCollide({ unique, references }: AnyResource): boolean {
-  return unique.length > 0 || references.length > 0
+function canCollide({ unique, references, update }: AnyResource): boolean {
+  const fields = [...unique.flatMap((each) => each.fields), ...references.map(({ field }) => field)]
+  return fields.some((field) => field in update.properties)
 }
 
 /** Whether rows can be in the way of deleting one of these. */
@@ -338,14 +346,14 @@ function isReferredTo({ name }: AnyResource): boolean {
 }
 
 function wordsOf({ singular }: AnyResource): string {
-  return singular.replaceAll('_', ' ')
+  return singular.replaceAll('_', ' ').replace(/^api\b/, 'API')
 }
 
 function describeOne(resource: AnyResource): string {
   const words = wordsOf(resource)
-  return `${/^[aeiou]/.test(words) && !words.startsWith('us') ? 'an' : 'a'} ${words}`
+  return `${/^[aeiou]/i.test(words) && !words.startsWith('us') ? 'an' : 'a'} ${words}`
 }
 
 function pluralOf(words: string): string {
-  return `${words.replace(/y$/, 'ie')}s`
+  return `${words.replace(/(?<=[^aeiou])y$/, 'ie')}s`
 }

@@ -49,7 +49,8 @@ export function userRoutes(app: FastifyInstance, accounts: Users): void {
         ...options,
         ...(id === account.id ? { ownToken: token } : {})
       }),
-    remove: (id, { store }, options) => accounts.remove(store, id, options)
+    remove: (id, { store }, options) => accounts.remove(store, id, options),
+    keepsNeeded: true
   })
 }
 

@@ -23,7 +23,7 @@ interface Counted {
  * Every route, in an order in which all succeed. A call is one exchange with every storage, as
  * `test/contract/round-trips.test.ts` sees to. Whoever makes a route ask more says so here.
  */
-function requests({ execution, viewer, admin, other }: World): Counted[] {
+function requests({ execution, apiKey, viewer, admin, other }: World): Counted[] {
   const { email, password, refreshToken } = other
   const named = { name: 'N' }
   const key = { 'idempotency-key': 'once' }
@@ -101,6 +101,13 @@ function requests({ execution, viewer, admin, other }: World): Counted[] {
     { method: 'POST', url: '/users', body: user, calls: 'commit' },
     { method: 'PATCH', url: `/users/${viewer.id}`, body: named, calls: 'get get commit' },
     { method: 'DELETE', url: `/users/${viewer.id}`, calls: 'get get commit' },
+
+    { method: 'GET', url: '/api-keys', calls: 'list' },
+    { method: 'POST', url: '/api-keys', body: named, calls: 'commit' },
+    { method: 'GET', url: `/api-keys/${apiKey}`, calls: 'get' },
+    { method: 'PATCH', url: `/api-keys/${apiKey}`, body: named, calls: 'get commit' },
+    { method: 'POST', url: `/api-keys/${apiKey}/rotate`, body: {}, calls: 'get commit' },
+    { method: 'DELETE', url: `/api-keys/${apiKey}`, calls: 'get commit' },
 
     { method: 'GET', url: '/auth/me', calls: 'get' },
     {

@@ -56,6 +56,21 @@ const table: Readonly<Record<string, Row>> = {
   },
   'DELETE /api/users/:id': { params: { id: '{user}' }, expected: [401, 403, 403, 204, 404] },
 
+  'GET /api/api-keys': { expected: forAdmins },
+  'POST /api/api-keys': { body: { name: 'K' }, expected: [401, 403, 403, 201, 201] },
+  'GET /api/api-keys/:id': { params: { id: '{key}' }, expected: [401, 403, 403, 200, 404] },
+  'PATCH /api/api-keys/:id': {
+    params: { id: '{key}' },
+    body: { name: 'L' },
+    expected: [401, 403, 403, 200, 404]
+  },
+  'DELETE /api/api-keys/:id': { params: { id: '{key}' }, expected: [401, 403, 403, 204, 404] },
+  'POST /api/api-keys/:id/rotate': {
+    params: { id: '{key}' },
+    body: {},
+    expected: [401, 403, 403, 200, 404]
+  },
+
   'GET /api/templates': { expected: read },
   'POST /api/templates': { body: { name: 'T' }, expected: create },
   'GET /api/templates/:id': { params: one, expected: readOne },
@@ -136,7 +151,8 @@ async function prepare({ send }: Person): Promise<Readonly<Record<string, string
   const email = `${unique()}@example.com`
   const user = await send('POST', '/users', { name: 'U', email, password: 'a good password' })
   const execution = await send('POST', '/flows/one/executions', {})
-  return { '{user}': user.json().id, '{execution}': execution.json().id }
+  const key = await send('POST', '/api-keys', { name: 'K' })
+  return { '{user}': user.json().id, '{execution}': execution.json().id, '{key}': key.json().id }
 }
 
 async function call(send: Send, route: string, row: Row, ids: Readonly<Record<string, string>>) {

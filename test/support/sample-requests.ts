@@ -11,6 +11,7 @@ export interface World {
   /** A second admin, so that the first can go. */
   readonly other: Person
   readonly execution: string
+  readonly apiKey: string
 }
 
 export interface SampleRequest {
@@ -35,7 +36,8 @@ export async function createWorld(api: TestApi): Promise<World> {
   await send('PUT', '/connections/c', { provider: 'p', category: 'c', account: 'a' })
   await send('PUT', '/secrets/S', { value: 'hidden' })
   const execution = await send('POST', '/flows/f/executions', { input: { a: 1 } })
-  return { api, admin, viewer, other, execution: execution.json().id }
+  const apiKey = await send('POST', '/api-keys', { name: 'K' })
+  return { api, admin, viewer, other, execution: execution.json().id, apiKey: apiKey.json().id }
 }
 
 const nobody = '019b76da-a800-7000-8000-00000000dead'
@@ -126,6 +128,37 @@ export const samples: Readonly<Record<string, Sample>> = {
       before: () => admin.send('DELETE', `/users/${other.id}`)
     },
     412: { url: `/users/${viewer.id}`, headers: lateVersion }
+  }),
+
+  listApiKeys: () => pages('/api-keys'),
+  createApiKey: ({ admin }) => {
+    const body = { name: 'New', role: 'editor', expires_at: '2999-01-31T00:00:00.000Z' }
+    const url = '/api-keys'
+    const headers = { 'idempotency-key': 'used' }
+    return {
+      201: { url, body },
+      409: { url, body, headers, before: () => admin.send('POST', url, body, headers) },
+      422: keyUsed(url, body, { name: 'First' })
+    }
+  },
+  getApiKey: ({ apiKey }) => ({
+    200: { url: `/api-keys/${apiKey}` },
+    404: { url: `/api-keys/${nobody}` }
+  }),
+  updateApiKey: ({ apiKey }) => ({
+    200: { url: `/api-keys/${apiKey}`, body: { name: 'Renamed' } },
+    404: { url: `/api-keys/${nobody}`, body: { name: 'Renamed' } },
+    412: { url: `/api-keys/${apiKey}`, body: { name: 'Late' }, headers: lateVersion }
+  }),
+  deleteApiKey: ({ apiKey }) => ({
+    204: { url: `/api-keys/${apiKey}` },
+    404: { url: `/api-keys/${nobody}` },
+    412: { url: `/api-keys/${apiKey}`, headers: lateVersion }
+  }),
+  rotateApiKey: ({ apiKey }) => ({
+    200: { url: `/api-keys/${apiKey}/rotate`, body: { grace_seconds: 60, expires_at: null } },
+    404: { url: `/api-keys/${nobody}/rotate`, body: {} },
+    412: { url: `/api-keys/${apiKey}/rotate`, body: {}, headers: lateVersion }
   }),
 
   listTemplates: () => pages('/templates'),

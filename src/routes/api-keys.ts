@@ -1,0 +1,125 @@
+import { Type } from '@sinclair/typebox'
+import type { FastifyInstance } from 'fastify'
+import { ApiKeyRotation, apiKeys, ShownApiKey } from '../../schemas/api-keys.js'
+import type { Role } from '../../schemas/resource.js'
+import { keptOf, newApiKeyText } from '../api-key-text.js'
+import type { ApiKeyRow, ApiKeys } from '../api-keys.js'
+import { ApiError } from '../problems.js'
+import { etag, ifMatchOf, includesRole, route } from '../route.js'
+import { newKey } from '../store.js'
+import { keyParams, locationOf, resourceRoutes } from './resources.js'
+
+const shown = Type.Ref(ShownApiKey.$id as string)
+const tag = apiKeys.path
+
+export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
+  resourceRoutes(app, apiKeys, {
+    async remove(id, { store }, options) {
+      const row = await store.need(apiKeys, id)
+      try {
+        await store.remove(apiKeys, id, options)
+      } finally {
+        // The row may be gone even where that failed.
+        keys.forget(row)
+      }
+    }
+  })
+
+  route(app, {
+    method: 'POST',
+    url: '/api-keys',
+    role: 'admin',
+    operation: {
+      id: 'createApiKey',
+      tag,
+      summary: 'Create an API key',
+      description: 'The answer is the only one that shows the key. Its role is not above yours.'
+    },
+    body: apiKeys.create,
+    answers: {
+      201: { description: 'Created.', schema: shown, headers: ['ETag', 'Location'] }
+    },
+    creates: true,
+    async handler(request, reply, { account, store }) {
+      const { name, role = 'viewer', expires_at = null } = request.body
+      assertGrantable(account.role, role)
+      assertFuture(expires_at)
+      const key = newApiKeyText()
+      const attempt = app.idempotency.attempt(request, account.id)
+      const row = await attempt.create({
+        tenant: account.tenant,
+        resource: apiKeys,
+        showsCredential: true,
+        make: () => ({ id: newKey(apiKeys), name, role, expires_at, ...keptOf(key) }),
+        store: (row, along) => store.insert(apiKeys, row, { along })
+      })
+      reply.code(201).headers({ etag: etag(row), location: locationOf(apiKeys, row.id) })
+      return { ...row, key }
+    }
+  })
+
+  route(app, {
+    method: 'POST',
+    url: '/api-keys/:id/rotate',
+    role: 'admin',
+    operation: {
+      id: 'rotateApiKey',
+      tag,
+      summary: 'Exchange an API key for a new one',
+      description:
+        'The old key goes on working for a while, a day unless told otherwise. One that was rotated ' +
+        'before and is still in its time ends at once: at most two keys work.'
+    },
+    params: keyParams(apiKeys),
+    body: ApiKeyRotation,
+    answers: { 200: { description: 'The new key.', schema: shown, headers: ['ETag'] } },
+    problems: [412],
+    async handler(request, reply, { store }) {
+      const { id } = request.params as { id: string }
+      const { grace_seconds = 0, expires_at } = request.body
+      assertFuture(expires_at)
+      const key = newApiKeyText()
+      const graceEnd = Date.now() + grace_seconds * 1000
+      const options = { ifMatch: ifMatchOf(request), verb: 'rotate' }
+      const before: ApiKeyRow[] = []
+      const row = await store.update(
+        apiKeys,
+        id,
+        (old) => {
+          before.push(old)
+          return {
+            ...keptOf(key),
+            previous_hash: old.hash,
+            previous_expires_at: earlier(graceEnd, old.expires_at),
+            ...(expires_at === undefined ? {} : { expires_at })
+          }
+        },
+        options
+      )
+      for (const each of [...before, row]) keys.forget(each)
+      reply.header('etag', etag(row))
+      return { ...row, key }
+    }
+  })
+}
+
+/** @throws ApiError `forbidden` where a role would give away more than the giver has. */
+export function assertGrantable(own: Role, granted: Role): void {
+  if (!includesRole(own, granted))
+    throw new ApiError('forbidden', `Your role is ${own}: you cannot give ${granted}.`)
+}
+
+/** @throws ApiError `validation_failed` */
+function assertFuture(expiresAt: string | null | undefined): void {
+  if (!expiresAt || Date.parse(expiresAt) > Date.now()) return
+  const detail = 'is in the past'
+  throw new ApiError('validation_failed', `body /expires_at: ${detail}.`, {
+    errors: [{ in: 'body', pointer: '/expires_at', detail }]
+  })
+}
+
+/** A key that ends by itself does not live longer for having been rotated. */
+function earlier(graceEnd: number, expiresAt: string | null): string {
+  const end = expiresAt === null ? graceEnd : Math.min(graceEnd, Date.parse(expiresAt))
+  return new Date(end).toISOString()
+}

@@ -1,0 +1,275 @@
+import { createHash, randomUUID } from 'node:crypto'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import { crc32 } from 'node:zlib'
+import t from 'tap'
+import { ACROSS_TENANTS, type Storage, type TenantId } from '../../adapters/storage/port.js'
+import { apiKeys } from '../../schemas/api-keys.js'
+import { isApiKeyText, newApiKeyText } from '../../src/api-key-text.js'
+import { createApiKeys } from '../../src/api-keys.js'
+import { assertGrantable } from '../../src/routes/api-keys.js'
+import { type Send, testApi } from '../support/api.js'
+import { testStorages } from '../support/storages.js'
+import { broken, brokenCommit, troubledStorage } from '../support/troubled-storage.js'
+
+/** What docs/api-keys.md gives to secret scanners. */
+const form = /\bwfa_[0-9A-Za-z]{38}\b/
+
+async function statusOf(send: Send, url = '/flows'): Promise<number> {
+  return (await send('GET', url)).statusCode
+}
+
+/** The row as it is stored, hidden columns included. */
+async function storedKey(storage: Storage, id: string) {
+  const row = await storage.get({ resource: apiKeys, tenant: ACROSS_TENANTS }, id)
+  if (!row) throw new Error(`no key ${id}`)
+  return row
+}
+
+/** Changes a key as another process does, behind the back of every cache. */
+async function changeKey(storage: Storage, id: string, set: Record<string, string | null>) {
+  const { tenant_id } = await storedKey(storage, id)
+  const change = { op: 'update', resource: apiKeys, key: id, set } as const
+  await storage.commit({ tenant: tenant_id as TenantId, changes: [change] })
+}
+
+/** Waits, turn by turn, for what nobody is told about. */
+async function eventually<T>(look: () => Promise<T | null>): Promise<T> {
+  for (;;) {
+    const seen = await look()
+    if (seen !== null) return seen
+    await nextTurn()
+  }
+}
+
+for (const on of testStorages)
+  t.test(`API keys on ${on.kind}`, { skip: on.skip }, async (t) => {
+    const troubled = troubledStorage(await on.open(t))
+    const { storage } = troubled
+    const api = await testApi(t, { on, storage })
+    const admin = await api.register()
+    const create = async (body: object = {}) => {
+      const answer = await admin.send('POST', '/api-keys', { name: 'Import', ...body })
+      t.equal(answer.statusCode, 201, answer.body)
+      return answer.json()
+    }
+    /** The API of another process, which remembers nothing. */
+    const elsewhere = async () => (await testApi(t, { on, storage })).as
+
+    t.test('a key is shown once, and stored as a hash', async (t) => {
+      const { key, ...shown } = await create({ role: 'editor' })
+      t.match(key, form)
+      t.match(shown, { name: 'Import', role: 'editor', expires_at: null, last_used_at: null })
+      t.ok(key.startsWith(shown.prefix))
+      const location = `/api-keys/${shown.id}`
+      t.strictSame((await admin.send('GET', location)).json(), shown)
+      t.strictSame((await admin.send('GET', '/api-keys')).json()[0], shown)
+      const row = await storedKey(storage, shown.id)
+      t.equal(row.hash, createHash('sha256').update(key).digest('hex'))
+      t.notMatch(JSON.stringify(row), key)
+      t.equal((await admin.send('GET', `/api-keys?hash=${row.hash}`)).statusCode, 400)
+    })
+
+    t.test(
+      'it calls the API with its role, in its tenant, and is named in the audit',
+      async (t) => {
+        await admin.send('PUT', '/flows/f', { name: 'F' })
+        const viewer = await create()
+        t.equal(viewer.role, 'viewer')
+        const read = api.as(viewer.key)
+        t.equal((await read('GET', '/flows')).json()[0].id, 'f')
+        t.equal((await read('POST', '/flows', { name: 'G' })).statusCode, 403)
+
+        const editor = await create({ role: 'editor' })
+        const write = api.as(editor.key)
+        const flow = await write('POST', '/flows', { name: 'G' })
+        t.equal(flow.statusCode, 201)
+        const [entry] = (await admin.send('GET', `/audit?actor=${editor.id}`)).json()
+        t.match(entry, { action: 'flow.create', resource_id: flow.json().id })
+        for (const url of ['/users', '/api-keys', '/audit'])
+          t.equal(await statusOf(write, url), 403)
+        t.equal((await write('POST', '/api-keys', { name: 'K' })).statusCode, 403)
+        t.equal(await statusOf(write, '/users/me'), 404, 'it is nobody')
+
+        const all = api.as((await create({ role: 'admin' })).key)
+        for (const url of ['/users', '/api-keys', '/audit']) t.equal(await statusOf(all, url), 200)
+        const stranger = await api.register()
+        t.equal((await stranger.send('GET', `/api-keys/${editor.id}`)).statusCode, 404)
+        t.equal((await stranger.send('DELETE', `/api-keys/${editor.id}`)).statusCode, 404)
+        t.equal(await statusOf(write), 200)
+      }
+    )
+
+    t.test('only its name can be changed', async (t) => {
+      const { id } = await create()
+      const renamed = await admin.send('PATCH', `/api-keys/${id}`, { name: 'Export' })
+      t.equal(renamed.json().name, 'Export')
+      for (const body of [{ role: 'admin' }, { expires_at: null }, { hash: 'x' }])
+        t.equal((await admin.send('PATCH', `/api-keys/${id}`, body)).statusCode, 400)
+    })
+
+    t.test('revoking ends it at once', async (t) => {
+      const { id, key } = await create()
+      t.equal(await statusOf(api.as(key)), 200)
+      t.equal((await admin.send('DELETE', `/api-keys/${id}`)).statusCode, 204)
+      t.equal(await statusOf(api.as(key)), 401)
+      const actions = (await admin.send('GET', `/audit?resource_id=${id}`)).json()
+      t.match(actions, [{ action: 'api_key.delete' }, { action: 'api_key.create' }])
+    })
+
+    t.test('a rotated key works for its time of grace', async (t) => {
+      const first = await create()
+      const url = `/api-keys/${first.id}/rotate`
+      t.equal(await statusOf(api.as(first.key)), 200)
+      const second = (await admin.send('POST', url, {})).json()
+      t.not(second.key, first.key)
+      t.ok(second.key.startsWith(second.prefix))
+      t.ok(Date.parse(second.previous_expires_at) > Date.now() + 23 * 60 * 60 * 1000, 'a day')
+      for (const as of [api.as, await elsewhere()])
+        for (const { key } of [first, second]) t.equal(await statusOf(as(key)), 200)
+
+      await changeKey(storage, first.id, { previous_expires_at: new Date().toISOString() })
+      const as = await elsewhere()
+      t.strictSame([await statusOf(as(first.key)), await statusOf(as(second.key))], [401, 200])
+
+      const third = (await admin.send('POST', url, { grace_seconds: 0 })).json()
+      const statuses = []
+      for (const { key } of [first, second, third]) statuses.push(await statusOf(api.as(key)))
+      t.strictSame(statuses, [401, 401, 200], 'no grace')
+      const [entry] = (await admin.send('GET', `/audit?resource_id=${first.id}&limit=1`)).json()
+      t.match(entry, { action: 'api_key.rotate', actor: admin.id })
+    })
+
+    t.test('of keys rotated twice the oldest ends at once', async (t) => {
+      const first = await create()
+      const url = `/api-keys/${first.id}/rotate`
+      const second = (await admin.send('POST', url, {})).json()
+      for (const { key } of [first, second]) t.equal(await statusOf(api.as(key)), 200)
+      const third = (await admin.send('POST', url, {})).json()
+      const statuses = []
+      for (const { key } of [first, second, third]) statuses.push(await statusOf(api.as(key)))
+      t.strictSame(statuses, [401, 200, 200])
+    })
+
+    t.test('a key ends when it expires, and rotating does not prolong the old one', async (t) => {
+      const late = new Date(Date.now() - 1).toISOString()
+      const soon = new Date(Date.now() + 3_600_000).toISOString()
+      const refused = await admin.send('POST', '/api-keys', { name: 'K', expires_at: late })
+      t.match(refused.json(), { status: 400, errors: [{ in: 'body', pointer: '/expires_at' }] })
+      const { id, key } = await create({ expires_at: soon })
+      t.equal(await statusOf(api.as(key)), 200)
+      const body = { expires_at: null, grace_seconds: 86_400 }
+      const rotated = (await admin.send('POST', `/api-keys/${id}/rotate`, body)).json()
+      t.match(rotated, { expires_at: null, previous_expires_at: soon })
+
+      await changeKey(storage, id, { expires_at: late })
+      const answer = await (await elsewhere())(rotated.key)('GET', '/flows')
+      t.match([answer.statusCode, answer.json().code], [401, 'unauthenticated'])
+      t.equal(answer.headers['www-authenticate'], 'Bearer')
+    })
+
+    t.test('its use is written beside the request, and not audited', async (t) => {
+      const { id, key } = await create()
+      const unwritten = await troubled.trouble(brokenCommit('unavailable'), () =>
+        api.as(key)('GET', '/flows')
+      )
+      t.equal(unwritten.statusCode, 200, 'whether it can be written or not')
+      const before = Date.now()
+      t.equal(await statusOf((await elsewhere())(key)), 200)
+      const usedAt = await eventually(async () => (await storedKey(storage, id)).last_used_at)
+      t.ok(Date.parse(usedAt) >= before)
+      t.equal((await admin.send('GET', `/audit?resource_id=${id}`)).json().length, 1)
+    })
+
+    t.test('creating is repeatable, but the key is not shown again', async (t) => {
+      const headers = { 'idempotency-key': randomUUID() }
+      const post = () => admin.send('POST', '/api-keys', { name: 'Once' }, headers)
+      const { id } = (await post()).json()
+      t.match((await post()).json(), { status: 409, code: 'already_created', id })
+    })
+
+    t.test('what cannot be a key costs no read', async (t) => {
+      const { key } = await create()
+      const last = key.endsWith('0') ? '1' : '0'
+      const impossible = ['wfa_', `${key}0`, key.slice(0, -1) + last, key.toLowerCase()]
+      for (const text of impossible) {
+        const asked = () => api.as(text)('GET', '/flows')
+        const answer = await troubled.trouble(
+          broken(() => new Error('a read')),
+          asked
+        )
+        t.equal(answer.statusCode, 401, text)
+      }
+      t.equal(await statusOf(api.as(newApiKeyText())), 401, 'well-formed, and unknown')
+    })
+  })
+
+t.test('a key has the documented form, and its checksum', async (t) => {
+  const keys = Array.from({ length: 1000 }, newApiKeyText)
+  t.equal(new Set(keys).size, keys.length)
+  const digits = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz'
+  for (const key of keys) {
+    const checksum = [...key.slice(-6)].reduce((sum, digit) => sum * 62 + digits.indexOf(digit), 0)
+    if (!form.test(key) || checksum !== crc32(key.slice(0, -6)) || !isApiKeyText(key)) t.fail(key)
+  }
+  const used = new Set(keys.flatMap((key) => [...key.slice(4, -6)]))
+  t.equal(used.size, 62, 'every digit occurs')
+})
+
+t.test('nobody gives away more than they have', async (t) => {
+  assertGrantable('editor', 'editor')
+  assertGrantable('admin', 'viewer')
+  t.throws(() => assertGrantable('editor', 'admin'), { code: 'forbidden' })
+  t.throws(() => assertGrantable('viewer', 'editor'), { code: 'forbidden' })
+})
+
+t.test('by the clock', async (t) => {
+  const storage = await (testStorages[0] as (typeof testStorages)[0]).open(t)
+  const { register } = await testApi(t, { storage })
+  const { send } = await register()
+  let commits = 0
+  const counted: Storage = {
+    ...storage,
+    async commit(...given) {
+      const rows = await storage.commit(...given)
+      commits++
+      return rows
+    }
+  }
+  let time = Date.now()
+  const keys = createApiKeys(counted, () => time)
+  const others = createApiKeys(counted, () => time)
+  const later = (seconds: number) => new Date(time + seconds * 1000).toISOString()
+  const create = async (body: object = {}) =>
+    (await send('POST', '/api-keys', { name: 'K', ...body })).json()
+
+  t.test('use is written once a minute, by one of many servers', async (t) => {
+    const { id, key } = await create()
+    for (let second = 0; second <= 120; second += 5) {
+      for (const each of [keys, keys, others]) t.match(await each.verify(key), { id })
+      await keys.close()
+      await others.close()
+      time += 5000
+    }
+    t.equal(commits, 3, 'at the start, after one minute and after two')
+    t.ok((await storedKey(storage, id)).last_used_at)
+  })
+
+  t.test('a key that is remembered ends when it expires', async (t) => {
+    const { key } = await create({ expires_at: later(30) })
+    t.ok(await keys.verify(key))
+    time += 29_000
+    t.ok(await keys.verify(key))
+    time += 2000
+    t.equal(await keys.verify(key), null)
+  })
+
+  t.test('what another process revokes ends within a minute', async (t) => {
+    const { id, key } = await create()
+    t.ok(await keys.verify(key))
+    await send('DELETE', `/api-keys/${id}`)
+    time += 59_000
+    t.ok(await keys.verify(key), 'from memory')
+    time += 2000
+    t.equal(await keys.verify(key), null)
+  })
+})
