@@ -331,7 +331,7 @@ async function setStage(api: TestApi, raw: Storage) {
 
   /** Puts rows of a resource in place of those that are gone. */
   async function refill(name: string): Promise<void> {
-    const resource = resources.find((each) => each.name === name)
+    const resource = resources.find((each) => [each.name, each.path].includes(name))
     const pool = pools.get(name) ?? []
     pools.set(name, pool)
     while (resource && pool.length < 3) {
