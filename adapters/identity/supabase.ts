@@ -106,6 +106,10 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
         if (await isLeft(account).catch(() => false)) return
         // It may have been made, or may yet be.
         await discard(account.id)
+        // Nor does it where somebody else took the address at the same moment.
+        await clear(account).catch((why) => {
+          if (why instanceof AccountError) throw why
+        })
       }
       throw refusal(error)
     }
