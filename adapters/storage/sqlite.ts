@@ -337,7 +337,10 @@ function createTable(db: Database.Database, resource: AnyResource): Table {
       const scoped: Condition[] = scope && tenant !== null ? [[`${scope} = ?`, tenant]] : []
       for (const [field, value] of query.filter) {
         const column = columns.find((each) => each.name === field) as Column
-        scoped.push([`${field} is ?`, encodeValue(column, value)])
+        // Not `is`: SQLite would not see that a unique field finds one row at most.
+        scoped.push(
+          value === null ? [`${field} is null`] : [`${field} = ?`, encodeValue(column, value)]
+        )
       }
       const from = `from ${name}${tenant === null ? '' : indexFor(query.filter)}`
       function select<T>(

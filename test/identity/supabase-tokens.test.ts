@@ -134,12 +134,12 @@ t.test('a key that is withdrawn goes, and a server that is down takes none away'
   stage.keys = null
   passTime(t, 11 * minutes)
   t.equal(await stage.verify(await sign(good)), user, 'the keys of before')
-  await until(() => stage.fetches() === 2)
+  await until(() => stage.fetches() >= 2)
 
   stage.keys = [good]
   passTime(t, 11 * minutes)
   t.equal(await stage.verify(await sign(good, claims({ jti: '2' }))), user)
-  await until(() => stage.fetches() === 3)
+  await until(() => stage.fetches() >= 3)
   let tries = 0
   const another = () => sign(leaked, claims({ jti: `${++tries}` }))
   await until(async () => (await stage.verify(await another())) === null)
