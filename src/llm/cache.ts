@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { LRUCache } from 'lru-cache'
 import type { Completion, Prompt } from '../../adapters/llm/port.js'
 
@@ -35,5 +35,5 @@ export function createCompletionCache(
 export function cacheKey(tenant: string, provider: string, prompt: Prompt): string {
   const { model, system, temperature, maxTokens } = prompt
   const request = [tenant, provider, model, system, prompt.prompt, temperature, maxTokens]
-  return createHash('sha256').update(JSON.stringify(request)).digest('base64')
+  return hash('sha256', JSON.stringify(request), 'base64')
 }

@@ -29,12 +29,21 @@ export interface Origin {
 }
 
 export interface Calls {
-  complete(ask: LlmRequest, origin: Origin, signal: AbortSignal): Promise<Completed>
+  complete(ask: LlmRequest, origin: Origin, cancellation: Cancellation): Promise<Completed>
   /**
    * What can be refused at once is thrown at once; from then on, what fails the provider fails the
    * iteration.
    */
-  stream(ask: LlmRequest, origin: Origin, signal: AbortSignal): AsyncIterable<LlmDelta | LlmDone>
+  stream(
+    ask: LlmRequest,
+    origin: Origin,
+    cancellation: Cancellation
+  ): AsyncIterable<LlmDelta | LlmDone>
+}
+
+/** Ends a call early. The signal may be made as late as it is read. */
+export interface Cancellation {
+  readonly signal: AbortSignal
 }
 
 export interface Completed {
@@ -91,7 +100,7 @@ export function createCalls(options: CallsOptions): Calls {
     provider: LlmProvider,
     prompt: Prompt,
     call: Call,
-    signal: AbortSignal
+    cancellation: Cancellation
   ): Promise<Completion> {
     const key = cacheKey(call.origin.tenant, provider.name, prompt)
     const found = kept.get(key)
@@ -99,7 +108,7 @@ export function createCalls(options: CallsOptions): Calls {
       call.cache = 'hit'
       return found
     }
-    const { promise, joined } = sharing.join(key, signal, async (shared) => {
+    const { promise, joined } = sharing.join(key, cancellation.signal, async (shared) => {
       const completion = await provider.complete(prompt, shared)
       if (moderation.passes(completion.content)) kept.set(key, completion)
       return { completion, counted: false }
@@ -115,7 +124,7 @@ export function createCalls(options: CallsOptions): Calls {
     provider: LlmProvider,
     prompt: Prompt,
     call: Call,
-    signal: AbortSignal
+    { signal }: Cancellation
   ): Promise<Completion> {
     const completion = await provider.complete(prompt, signal)
     call.tokens = completion.usage
@@ -125,7 +134,7 @@ export function createCalls(options: CallsOptions): Calls {
   async function* pieces(
     parts: AsyncIterable<Part>,
     call: Call,
-    signal: AbortSignal
+    cancellation: Cancellation
   ): AsyncGenerator<LlmDelta | LlmDone> {
     const gate = moderation.openGate()
     let content = ''
@@ -144,7 +153,7 @@ export function createCalls(options: CallsOptions): Calls {
       }
       call.succeed()
     } catch (error) {
-      throw call.fail(error, signal)
+      throw call.fail(error, cancellation)
     } finally {
       // A reader who stops reading without an error has left.
       call.leave()
@@ -152,31 +161,31 @@ export function createCalls(options: CallsOptions): Calls {
   }
 
   return {
-    async complete(ask, origin, signal) {
+    async complete(ask, origin, cancellation) {
       const call = new Call(ask, origin, log, usage)
       try {
         const { provider, prompt } = prepare(ask, call)
         const completion =
           cache && ask.useCache !== false
-            ? await completeWithCache(cache, provider, prompt, call, signal)
-            : await completeAnew(provider, prompt, call, signal)
+            ? await completeWithCache(cache, provider, prompt, call, cancellation)
+            : await completeAnew(provider, prompt, call, cancellation)
         // Kept answers too: the terms may be others by now.
         if (!moderation.passes(completion.content)) withhold()
         call.answerChars = completion.content.length
         call.succeed()
         return { completion, hit: call.cache === 'hit' || call.cache === 'shared' }
       } catch (error) {
-        throw call.fail(error, signal)
+        throw call.fail(error, cancellation)
       }
     },
 
-    stream(ask, origin, signal) {
+    stream(ask, origin, cancellation) {
       const call = new Call(ask, origin, log, usage)
       try {
         const { provider, prompt } = prepare(ask, call)
-        return pieces(provider.stream(prompt, signal), call, signal)
+        return pieces(provider.stream(prompt, cancellation.signal), call, cancellation)
       } catch (error) {
-        throw call.fail(error, signal)
+        throw call.fail(error, cancellation)
       }
     }
   }
@@ -222,9 +231,9 @@ class Call {
   }
 
   /** Tells of the failure and returns it as callers are told. */
-  fail(error: unknown, signal: AbortSignal): unknown {
+  fail(error: unknown, cancellation: Cancellation): unknown {
     const cancelled = error instanceof LlmError && error.code === 'cancelled'
-    if (cancelled && signal.reason !== STOPPING) {
+    if (cancelled && cancellation.signal.reason !== STOPPING) {
       this.leave()
       return error
     }

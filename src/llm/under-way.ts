@@ -1,10 +1,8 @@
 import type { ServerResponse } from 'node:http'
-import { STOPPING } from './calls.js'
+import { type Cancellation, STOPPING } from './calls.js'
 
-/** A request that is being answered. */
-export interface Task {
-  /** Aborts when the client goes away, and when the server stops. */
-  readonly signal: AbortSignal
+/** A request that is being answered. Its signal aborts when the client goes, or the server stops. */
+export interface Task extends Cancellation {
   /** Whether the client went away, so that nobody reads an answer. */
   readonly gone: () => boolean
   end(): void
@@ -18,21 +16,31 @@ export interface UnderWay {
 }
 
 export function createUnderWay(): UnderWay {
-  const tasks = new Set<AbortController>()
+  const tasks = new Set<(reason: symbol) => void>()
   let lastEnded: (() => void) | undefined
 
   return {
     begin(response) {
-      const controller = new AbortController()
-      const leave = () => controller.abort()
-      tasks.add(controller)
+      // Made when it is asked for: an answer from the cache needs none, and they are not cheap.
+      let controller: AbortController | undefined
+      let aborted: symbol | undefined
+      const abort = (reason: symbol) => {
+        aborted ??= reason
+        controller?.abort(reason)
+      }
+      const leave = () => abort(GONE)
+      tasks.add(abort)
       response.once('close', leave)
       return {
-        signal: controller.signal,
-        gone: () => controller.signal.aborted && controller.signal.reason !== STOPPING,
+        get signal() {
+          controller ??= new AbortController()
+          if (aborted) controller.abort(aborted)
+          return controller.signal
+        },
+        gone: () => aborted === GONE,
         end() {
           response.off('close', leave)
-          tasks.delete(controller)
+          tasks.delete(abort)
           if (tasks.size === 0) lastEnded?.()
         }
       }
@@ -41,7 +49,7 @@ export function createUnderWay(): UnderWay {
     async stop(graceMs) {
       if (tasks.size === 0) return
       if (graceMs > 0) await ended(graceMs)
-      for (const controller of tasks) controller.abort(STOPPING)
+      for (const abort of tasks) abort(STOPPING)
     }
   }
 
@@ -55,3 +63,5 @@ export function createUnderWay(): UnderWay {
     })
   }
 }
+
+const GONE = Symbol('the client is gone')

@@ -48,6 +48,7 @@ interface Totals {
   changed: boolean
 }
 
+const DAY_MS = 24 * 60 * 60 * 1000
 /** How often totals are written; also how old another instance's may be in a report. */
 const FLUSH_MS = 10_000
 /**
@@ -70,14 +71,23 @@ export function createUsage({ storage, warn, now = () => new Date() }: UsageOpti
   const instance = uuid()
   let totals = new Map<string, Totals>()
   const models = new Map<string, Set<string>>()
-  let today = ''
+  let current = { number: 0, day: '' }
   let flushing: Promise<void> = Promise.resolve()
   const timer = setInterval(() => void flush(), FLUSH_MS).unref()
 
+  /** Looked up at every call, so it is written out only when it changes. */
+  function today(): string {
+    const at = now()
+    const number = Math.floor(at.getTime() / DAY_MS)
+    if (number !== current.number) {
+      current = { number, day: dayOf(at) }
+      models.clear()
+    }
+    return current.day
+  }
+
   function totalsOf({ tenant, user, model }: UsedCall): Totals {
-    const day = dayOf(now())
-    if (day !== today) models.clear()
-    today = day
+    const day = today()
     const known = knownModel(`${tenant} ${user}`, model)
     const name = `${tenant} ${day} ${user} ${known}`
     const found = totals.get(name)
@@ -163,7 +173,7 @@ export function createUsage({ storage, warn, now = () => new Date() }: UsageOpti
           warn(error, 'LLM usage could not be written; it will be with the next')
         }
     }
-    const kept = [...totals].filter(([, row]) => row.changed || row.day === today)
+    const kept = [...totals].filter(([, row]) => row.changed || row.day === current.day)
     totals = new Map(kept)
   }
 
@@ -240,7 +250,7 @@ function midnight(day: string): string {
 }
 
 function dayAfter(day: string): string {
-  return new Date(Date.parse(midnight(day)) + 24 * 60 * 60 * 1000).toISOString()
+  return new Date(Date.parse(midnight(day)) + DAY_MS).toISOString()
 }
 
 function digest(text: string): string {

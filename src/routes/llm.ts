@@ -103,7 +103,7 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
         const { completion, hit } = await calls.complete(
           request.body,
           originOf(request, caller),
-          task.signal
+          task
         )
         reply.header('x-cache', hit ? 'hit' : 'miss')
         return completion
@@ -125,7 +125,7 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
   ): Promise<void> {
     const task = underWay.begin(reply.raw)
     try {
-      const pieces = calls.stream(ask, originOf(request, caller), task.signal)
+      const pieces = calls.stream(ask, originOf(request, caller), task)
       const events = openEventStream(reply, {
         pingMs: env.LLM_PING_MS,
         stallMs: env.LLM_SILENCE_MS

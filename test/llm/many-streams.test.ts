@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net'
 import { setTimeout as later, setImmediate } from 'node:timers/promises'
 import { createGzip } from 'node:zlib'
 import t from 'tap'
-import { deltasOf, exchange, llmApi, readAll, readEvents } from '../support/llm-api.js'
+import { deltasOf, exchange, llmApi, readAll, readEvents, readUntil } from '../support/llm-api.js'
 import {
   beginStream,
   endStream,
@@ -128,12 +128,10 @@ t.test('it streams through a proxy that buffers and compresses', async (t) => {
 
   const response = await exchange({ ...api, port }, '/llm/stream', ask).response
   t.equal(response.headers['content-encoding'], undefined)
-  response.setEncoding('utf8')
   const received = await upstream.received(0)
   beginStream(received)
   sendPiece(received, 'Hello')
-  let text = ''
-  while (!text.includes('Hello')) text += (await once(response, 'data'))[0]
+  const text = await readUntil(response, 'Hello')
   t.notOk(received.response.writableEnded, 'the piece is here before the answer is complete')
   endStream(received)
   t.match(readEvents(text + (await readAll(response))).at(-1)?.data, { done: true })

@@ -164,7 +164,7 @@ t.test('a kept answer is checked when it is sent again', async (t) => {
   cache.set(cacheKey('t', 'scripted', prompt), { content, model: 'm', created: 1, usage: null })
   const origin = { tenant: 't' as never, user: 'u', requestId: 'r', route: '/' }
   const ask = { prompt: 'Hi', provider: 'scripted' }
-  await t.rejects(calls.complete(ask, origin, new AbortController().signal), {
+  await t.rejects(calls.complete(ask, origin, new AbortController()), {
     code: 'answer_withheld'
   })
 })

@@ -1,6 +1,13 @@
 import { once } from 'node:events'
 import t from 'tap'
-import { exchange, llmApi, PROVIDER_KEY, readAll, readEvents } from '../support/llm-api.js'
+import {
+  exchange,
+  llmApi,
+  PROVIDER_KEY,
+  readAll,
+  readEvents,
+  readUntil
+} from '../support/llm-api.js'
 import {
   answerWith,
   beginStream,
@@ -82,7 +89,7 @@ t.test('the client going away ends the request at the provider', async (t) => {
   const amid = await upstream.received(1)
   beginStream(amid)
   sendPiece(amid, 'Hello')
-  while (!String((await once(answer, 'data'))[0]).includes('Hello'));
+  await readUntil(answer, 'Hello')
   second.request.destroy()
   await amid.aborted
   t.pass('after the first token')

@@ -106,3 +106,14 @@ export async function readAll(response: IncomingMessage): Promise<string> {
   for await (const piece of response.setEncoding('utf8')) text += piece
   return text
 }
+
+/** What a response sends until a text is in it; the rest stays to be read. */
+export async function readUntil(response: IncomingMessage, wanted: string): Promise<string> {
+  let text = ''
+  response.setEncoding('utf8')
+  for await (const piece of response.iterator({ destroyOnReturn: false })) {
+    text += piece
+    if (text.includes(wanted)) return text
+  }
+  throw new Error(`The response ended without ${wanted}: ${text}`)
+}
