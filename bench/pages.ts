@@ -64,6 +64,7 @@ const half = [0.5]
 const everywhere = Array.from({ length: 101 }, (_, i) => 0.25 + (((i * 37) % 101) / 100) * 0.5)
 const byFlow = { filter: { flow_id: 'flow_1' }, limit: 50 }
 const byStatus = { filter: { status: 'failed' }, limit: 50 } as const
+const byBoth = { filter: { ...byFlow.filter, ...byStatus.filter }, limit: 50 }
 const inPeriod = { since: timeOf(0).toISOString(), until: timeOf(many).toISOString() }
 
 /** Half-way through the rows is as deep as a cursor gets from both ends. */
@@ -75,6 +76,7 @@ const shapes: readonly Shape[] = [
   { name: 'first, by flow', query: byFlow, depths: [] },
   { name: 'deep cursor, by flow', query: byFlow, depths: half },
   { name: 'deep cursor, by status', query: byStatus, depths: half },
+  { name: 'first, by flow and status', query: byBoth, depths: [] },
   { name: 'deep cursor, by flow, in a period', query: { ...byFlow, ...inPeriod }, depths: half },
   { name: 'cursors all over, by flow', query: byFlow, depths: everywhere, informative: true }
 ]

@@ -25,6 +25,7 @@ export const executions = defineResource({
   optional: ['input'],
   references: [{ field: 'flow_id', to: 'flows', onDelete: 'cascade' }],
   filters: ['flow_id', 'status'],
+  combinedFilters: [['flow_id', 'status']],
   period: true,
   audited: true,
   access: { read: 'viewer', write: 'editor', operations: ['list', 'get'] }

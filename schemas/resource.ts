@@ -95,6 +95,8 @@ export interface Declaration<
   readonly references?: readonly (Reference & { field: Name<Fields> })[]
   readonly unique?: readonly Unique[]
   readonly filters: readonly Filter[]
+  /** Filters that are used together often enough for an index of their own. */
+  readonly combinedFilters?: readonly (readonly Filter[])[]
   /** The timestamp that lists are sorted by, newest first; the key breaks ties. */
   readonly order?: Name<Fields> | 'created_at'
   /** Whether lists take `since` (inclusive) and `until` (exclusive) on `order`. */
@@ -137,6 +139,11 @@ export interface Resource<
   readonly references: readonly Reference[]
   readonly unique: readonly Unique[]
   readonly filters: readonly Filter[]
+  /**
+   * The fields of each index that finds the rows of a filter or a reference, in list order; the most
+   * telling first. Unique fields need none.
+   */
+  readonly indexes: readonly (readonly string[])[]
   readonly order: string
   readonly period: boolean
   readonly audited: boolean
@@ -213,6 +220,7 @@ export function defineResource<
     references: declaration.references ?? [],
     unique: declaration.unique ?? [],
     filters: declaration.filters,
+    indexes: indexesOf(declaration),
     order: declaration.order ?? 'created_at',
     period: declaration.period ?? false,
     audited: declaration.audited,
@@ -236,6 +244,20 @@ export function defineResource<
       { minProperties: 1 }
     ) as never
   }
+}
+
+/** Few rows share what they refer to, and many may share a status. */
+function indexesOf({ combinedFilters = [], references = [], unique = [], filters }: Indexed) {
+  const alone = new Set([...references.map(({ field }) => field), ...filters])
+  for (const { fields } of unique) if (fields.length === 1) alone.delete(fields[0] as string)
+  return [...combinedFilters, ...[...alone].map((field) => [field])]
+}
+
+interface Indexed {
+  readonly combinedFilters?: readonly (readonly string[])[]
+  readonly references?: readonly Reference[]
+  readonly unique?: readonly Unique[]
+  readonly filters: readonly string[]
 }
 
 /** A named object that refuses unknown properties and shows an example made of its fields'. */

@@ -20,8 +20,14 @@ interface Entry {
 interface Partition {
   readonly rows: Map<string, Entry>
   readonly all: Index
-  /** For each field that is filtered by or refers to another table: an index for each value. */
-  readonly byField: ReadonlyMap<string, Map<unknown, Index>>
+  /** By the fields that they are of. */
+  readonly indexes: ReadonlyMap<string, ValueIndexes>
+}
+
+/** For each value of the fields, or values where they are several: an index of the rows that have it. */
+interface ValueIndexes {
+  readonly fields: readonly string[]
+  readonly byValue: Map<unknown, Index>
 }
 
 interface Table {
@@ -126,7 +132,7 @@ export function openMemory(): Driver {
     if (resource.tenancy === 'root') removeTenant(key, undo)
     for (const holder of table.holders) {
       const held = holder.table.partitions.get(tenant)
-      const index = held?.byField.get(holder.reference.field)?.get(key)
+      const index = held?.indexes.get(holder.reference.field)?.byValue.get(key)
       if (!held || !index?.size) continue
       if (holder.reference.onDelete === 'restrict')
         throw new StorageError('reference_in_use', { resource: resource.name, key })
@@ -245,12 +251,13 @@ function createTables(): Map<string, Table> {
 function partitionOf(table: Table, tenant: string): Partition {
   let partition = table.partitions.get(tenant)
   if (!partition) {
-    const { filters, references } = table.resource
-    const fields = new Set([...filters, ...references.map(({ field }) => field)])
+    const { filters, indexes } = table.resource
+    // Unique fields that are filtered by have one here, too.
+    const lists = [...filters.map((field) => [field]), ...indexes]
     partition = {
       rows: new Map(),
-      all: new BTree<Position, DriverRow>(undefined, comparePositions),
-      byField: new Map([...fields].map((field) => [field, new Map()]))
+      all: createIndex(),
+      indexes: new Map(lists.map((fields) => [fields.join(), { fields, byValue: new Map() }]))
     }
     table.partitions.set(tenant, partition)
   }
@@ -263,13 +270,14 @@ function link(partition: Partition, entry: Entry, old: Entry | undefined): void 
   const moved = old?.position !== entry.position
   if (old && moved) partition.all.delete(old.position)
   partition.all.set(entry.position, entry.row)
-  for (const [field, indexes] of partition.byField) {
-    const value = entry.row[field]
-    if (old && (moved || old.row[field] !== value)) unindex(indexes, old.row[field], old.position)
-    let index = indexes.get(value)
+  for (const { fields, byValue } of partition.indexes.values()) {
+    const value = indexedValue(fields, entry.row)
+    const before = old && indexedValue(fields, old.row)
+    if (old && (moved || before !== value)) unindex(byValue, before, old.position)
+    let index = byValue.get(value)
     if (!index) {
-      index = new BTree<Position, DriverRow>(undefined, comparePositions)
-      indexes.set(value, index)
+      index = createIndex()
+      byValue.set(value, index)
     }
     index.set(entry.position, entry.row)
   }
@@ -278,28 +286,41 @@ function link(partition: Partition, entry: Entry, old: Entry | undefined): void 
 function unlink(partition: Partition, { row, position }: Entry): void {
   partition.rows.delete(position.key)
   partition.all.delete(position)
-  for (const [field, indexes] of partition.byField) unindex(indexes, row[field], position)
+  for (const { fields, byValue } of partition.indexes.values())
+    unindex(byValue, indexedValue(fields, row), position)
 }
 
-function unindex(indexes: Map<unknown, Index>, value: unknown, position: Position): void {
-  const index = indexes.get(value)
+function unindex(byValue: Map<unknown, Index>, value: unknown, position: Position): void {
+  const index = byValue.get(value)
   index?.delete(position)
-  if (index?.isEmpty) indexes.delete(value)
+  if (index?.isEmpty) byValue.delete(value)
+}
+
+function createIndex(): Index {
+  return new BTree<Position, DriverRow>(undefined, comparePositions)
+}
+
+function indexedValue(fields: readonly string[], row: DriverRow): unknown {
+  const [first = ''] = fields
+  return fields.length === 1 ? row[first] : JSON.stringify(fields.map((field) => row[field]))
 }
 
 /** The smallest index that holds all rows of the filter, and the fields it does not settle. */
 function chooseIndex(partition: Partition, { filter }: DriverQuery) {
   let index: Index | undefined = partition.all
-  let settled: string | undefined
-  for (const [field, value] of filter) {
-    const candidate = partition.byField.get(field)?.get(value)
-    if (!candidate) return { index: undefined, rest: [] }
-    if (settled === undefined || candidate.size < index.size) {
+  let settled: readonly string[] = []
+  if (filter.size) {
+    const wanted = Object.fromEntries(filter)
+    for (const { fields, byValue } of partition.indexes.values()) {
+      if (!fields.every((field) => filter.has(field))) continue
+      const candidate = byValue.get(indexedValue(fields, wanted))
+      if (!candidate) return { index: undefined, rest: [] }
+      if (settled.length && candidate.size > index.size) continue
       index = candidate
-      settled = field
+      settled = fields
     }
   }
-  return { index, rest: [...filter].filter(([field]) => field !== settled) }
+  return { index, rest: [...filter].filter(([field]) => !settled.includes(field)) }
 }
 
 function readPage(partition: Partition, query: DriverQuery): DriverRow[] {

@@ -246,7 +246,7 @@ interface Table {
 
 /** The statements of one resource, prepared when they are first needed. */
 function createTable(db: Database.Database, resource: AnyResource): Table {
-  const { name, key, scope, order, columns, references, unique } = resource
+  const { name, key, scope, order, columns, unique } = resource
   const coded = columns.filter(({ kind }) => kind === 'json' || kind === 'boolean')
   const ofTenant = scope ? `${scope} = ? and ` : ''
   const statements = new Map<string, Database.Statement<unknown[], SqlRow>>()
@@ -270,17 +270,14 @@ function createTable(db: Database.Database, resource: AnyResource): Table {
     return scope ? [tenant, rowKey] : [rowKey]
   }
 
-  const indexes = listIndexes(db, resource)
-  // One row has a unique value and few share what they refer to; many may share a status.
-  const selective = [
-    ...unique.flatMap(({ fields }) => (fields.length === 1 ? fields : [])),
-    ...references.map(({ field }) => field),
-    ...resource.filters
-  ]
+  const indexes = listIndexes(db, name)
+  const alone = unique.flatMap(({ fields }) => (fields.length === 1 ? fields : []))
 
+  /** SQLite knows the index of a unique field, and not which of the others is the most telling. */
   function indexFor(filter: DriverQuery['filter']): string {
-    const field = selective.find((each) => filter.has(each))
-    const index = field === undefined ? indexes.all : indexes.byFilter.get(field)
+    if (alone.some((field) => filter.has(field))) return ''
+    const fields = resource.indexes.find((each) => each.every((field) => filter.has(field))) ?? []
+    const index = indexes.get([scope, ...fields, order, key].join())
     return index ? ` indexed by ${index}` : ''
   }
 
@@ -412,19 +409,15 @@ type Period = Pick<DriverQuery, 'since' | 'until'>
  * names its index: where there are no statistics, SQLite prefers one that leaves the filter to be
  * checked row by row as soon as a period is asked for, too.
  */
-function listIndexes(db: Database.Database, { name, scope, key, order, filters }: AnyResource) {
-  const byColumns = new Map(
-    db
-      .prepare<[string], { name: string; columns: string }>(
-        `select list.name, group_concat(info.name order by info.seqno) as columns
-         from pragma_index_list(?) as list, pragma_index_info(list.name) as info group by list.name`
-      )
-      .all(name)
-      .map((index) => [index.columns, index.name])
-  )
-  const columnsFor = (...fields: string[]) => [scope, ...fields, order, key].join()
-  const byFilter = new Map(filters.map((field) => [field, byColumns.get(columnsFor(field))]))
-  return { byFilter, all: byColumns.get(columnsFor()) }
+/** The name of each index of a table, by its columns. */
+function listIndexes(db: Database.Database, table: string): ReadonlyMap<string, string> {
+  const indexes = db
+    .prepare<[string], { name: string; columns: string }>(
+      `select list.name, group_concat(info.name order by info.seqno) as columns
+       from pragma_index_list(?) as list, pragma_index_info(list.name) as info group by list.name`
+    )
+    .all(table)
+  return new Map(indexes.map((index) => [index.columns, index.name]))
 }
 
 function encodeValue({ kind }: Column, value: unknown): unknown {

@@ -169,6 +169,8 @@ create table public.executions (
 );
 create index executions_list on public.executions (tenant_id, created_at, id);
 create index executions_by_flow on public.executions (tenant_id, flow_id, created_at, id);
+create index executions_by_flow_and_status on public.executions
+  (tenant_id, flow_id, status, created_at, id);
 create index executions_by_status on public.executions (tenant_id, status, created_at, id);
 
 create table public.connections (

@@ -116,6 +116,8 @@ create table executions (
 ) strict;
 create index executions_list on executions (tenant_id, created_at, id);
 create index executions_by_flow on executions (tenant_id, flow_id, created_at, id);
+create index executions_by_flow_and_status on executions
+  (tenant_id, flow_id, status, created_at, id);
 create index executions_by_status on executions (tenant_id, status, created_at, id);
 
 create table connections (
