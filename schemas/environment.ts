@@ -41,6 +41,44 @@ export const Environment = Type.Object({
     default: 1_048_576,
     description: 'Largest request body, in bytes.'
   }),
+  HEADERS_TIMEOUT_MS: Type.Integer({
+    minimum: 1,
+    maximum: 3_600_000,
+    default: 20_000,
+    description: 'How long the headers of a request may take to arrive.'
+  }),
+  REQUEST_TIMEOUT_MS: Type.Integer({
+    minimum: 1,
+    maximum: 3_600_000,
+    default: 60_000,
+    description: 'How long a whole request may take to arrive, headers and body.'
+  }),
+  KEEP_ALIVE_TIMEOUT_MS: Type.Integer({
+    minimum: 1,
+    maximum: 3_600_000,
+    default: 72_000,
+    description:
+      'How long a connection may wait for its next request: longer than a proxy in front keeps it.'
+  }),
+  OVERLOAD_EVENT_LOOP_DELAY_MS: Type.Integer({
+    minimum: 0,
+    default: 1000,
+    description:
+      'Mean delay of the event loop within a second beyond which requests are answered 503; 0 for none.'
+  }),
+  OVERLOAD_HEAP_BYTES: Type.Optional(
+    Type.Integer({
+      minimum: 0,
+      description:
+        'JavaScript heap beyond which requests are answered 503; 0 for none. Unset: nine tenths of what Node.js allows.'
+    })
+  ),
+  OVERLOAD_RSS_BYTES: Type.Integer({
+    minimum: 0,
+    default: 0,
+    description:
+      'Memory of the process beyond which requests are answered 503, such as nine tenths of what a container may use; 0 for none.'
+  }),
   SHUTDOWN_DELAY_MS: Type.Optional(
     Type.Integer({
       minimum: 0,

@@ -19,6 +19,7 @@ import type { Keyring } from './encryption.js'
 import { answerUnreadable, sendError, sendProblem } from './errors.js'
 import { createIdempotency, type Idempotency } from './idempotency.js'
 import { readJsonBodies } from './json-body.js'
+import { refuseOverload } from './overload.js'
 import { ApiError } from './problems.js'
 import { countingStore } from './rate-limit.js'
 import { apiKeyRoutes } from './routes/api-keys.js'
@@ -69,13 +70,18 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     logController: new LogController({ disableRequestLogging: true }),
     genReqId: () => randomUUID(),
     bodyLimit: env.BODY_LIMIT,
+    requestTimeout: env.REQUEST_TIMEOUT_MS,
+    keepAliveTimeout: env.KEEP_ALIVE_TIMEOUT_MS,
     trustProxy: env.TRUST_PROXY ?? false,
     // 128 characters of a key, each up to 12 when percent-encoded.
     routerOptions: { maxParamLength: 1536 },
     frameworkErrors: (error, request, reply) => void sendError(error, request, reply),
     clientErrorHandler: answerUnreadable,
-    // Node's own refusal would be no problem document: the hook below makes it.
-    http: { requireHostHeader: false },
+    http: {
+      // Node's own refusal would be no problem document: the hook below makes it.
+      requireHostHeader: false,
+      ...arrivalTimes(env)
+    },
     // What comes in before the server has stopped is served: the refusal would be no problem document.
     return503OnClosing: false,
     schemaController: { compilersFactory: { buildSerializer, buildValidator } }
@@ -111,6 +117,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       methods: ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'],
       exposedHeaders: ['ETag', 'Link', 'Location', 'X-Total-Count', 'X-Request-Id', 'Retry-After']
     })
+  await refuseOverload(app, env)
   await app.register(rateLimit, {
     global: false,
     enableDraftSpec: true,
@@ -171,6 +178,16 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     { prefix: '/api' }
   )
   return app
+}
+
+/** How long headers may take, and how often Node looks for requests that take too long to arrive. */
+function arrivalTimes({ HEADERS_TIMEOUT_MS, REQUEST_TIMEOUT_MS }: Environment) {
+  const headersTimeout = Math.min(HEADERS_TIMEOUT_MS, REQUEST_TIMEOUT_MS)
+  return {
+    headersTimeout,
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    connectionsCheckingInterval: Math.ceil(Math.min(headersTimeout / 4, 5000))
+  }
 }
 
 /** Before anything else ends: what is under way may take its time, and nothing may join it. */

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { STATUS_CODES } from 'node:http'
+import { type ServerResponse, STATUS_CODES } from 'node:http'
 import type { Socket } from 'node:net'
 import type {
   ConnectionError,
@@ -21,7 +21,9 @@ const MOST_ERRORS = 20
 /** Answers with the problem that an error amounts to, and logs what is our own fault. */
 export function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply) {
   const problem = toApiError(error)
-  if (problem.statusCode >= 500) request.log.error({ err: error }, problem.detail)
+  // Overload says for itself what there is to say, and how often.
+  if (problem.statusCode >= 500 && problem.code !== 'overloaded')
+    request.log.error({ err: error }, problem.detail)
   return sendProblem(problem, request, reply)
 }
 
@@ -134,19 +136,31 @@ function isClientError(status = 500): boolean {
   return status >= 400 && status < 500
 }
 
-/** Answers what was no HTTP, for which there is neither a request nor a reply. */
+/** Answers what was no HTTP, or did not end, for which there is neither a request nor a reply. */
 export function answerUnreadable(error: ConnectionError, socket: Socket): void {
-  if (error.code === 'ECONNRESET' || !socket.writable) {
+  if (error.code === 'ECONNRESET' || !socket.writable || isAnswering(socket)) {
     socket.destroy()
     return
   }
-  const problem = new ApiError('bad_request', 'This is not a valid HTTP request.')
-  const body = JSON.stringify(problem.toProblem(randomUUID()))
+  const problem =
+    error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
+      ? new ApiError('request_timeout', 'The request did not arrive in time.')
+      : new ApiError('bad_request', 'This is not a valid HTTP request.')
+  const requestId = randomUUID()
+  const body = JSON.stringify(problem.toProblem(requestId))
   socket.end(
     `HTTP/1.1 ${problem.statusCode} ${STATUS_CODES[problem.statusCode]}\r\n` +
       'Content-Type: application/problem+json\r\n' +
-      `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`
+      `Content-Length: ${Buffer.byteLength(body)}\r\n` +
+      `X-Request-Id: ${requestId}\r\nConnection: close\r\n\r\n${body}`
   )
+}
+
+/** Whether an answer has begun, in the middle of which another would be taken for a part of it. */
+function isAnswering(socket: Socket): boolean {
+  // As Node itself looks before it answers: there is no public name for it.
+  const { _httpMessage: answer } = socket as { _httpMessage?: ServerResponse | null }
+  return answer?.headersSent === true
 }
 
 const places = { body: 'body', querystring: 'query', params: 'path', headers: 'headers' } as const

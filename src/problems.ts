@@ -108,6 +108,11 @@ export const problems = {
     title: 'Changed meanwhile',
     example: 'Others keep changing this at the moment. Try again.'
   },
+  request_timeout: {
+    status: 408,
+    title: 'Request too slow',
+    example: 'The request did not arrive in time.'
+  },
   precondition_failed: {
     status: 412,
     title: 'Precondition failed',
@@ -188,6 +193,11 @@ export const problems = {
     status: 503,
     title: 'Temporarily unavailable',
     example: 'The storage cannot be reached; nothing was changed. Try again.'
+  },
+  overloaded: {
+    status: 503,
+    title: 'Overloaded',
+    example: 'The server has too much to do at the moment. Try again.'
   },
   outcome_unknown: {
     status: 503,

@@ -4,6 +4,7 @@ import { Problem } from '../schemas/problem.js'
 import { type Role, roles } from '../schemas/resource.js'
 import type { Account } from './accounts.js'
 import type { AnswerHeaderName } from './answer-headers.js'
+import { evenUnderPressure } from './overload.js'
 import { ApiError } from './problems.js'
 import type { IfMatch, Store } from './store.js'
 
@@ -71,8 +72,8 @@ export interface Route<
    * before the request is read.
    */
   readonly limited?: boolean | ((request: FastifyRequest, reply: FastifyReply) => Promise<void>)
-  /** Reaches no storage, so that none can fail it. */
-  readonly storageless?: boolean
+  /** Answers however much there is to do: for monitors. */
+  readonly evenUnderPressure?: boolean
   /** Creates a row through `app.idempotency`, so that it can be repeated with an Idempotency-Key. */
   readonly creates?: boolean
   readonly handler: (
@@ -95,7 +96,11 @@ export function route<
   app.route({
     method,
     url,
-    config: { role, ...(limited === true ? { rateLimit: app.signInLimit } : {}) },
+    config: {
+      role,
+      ...(limited === true ? { rateLimit: app.signInLimit } : {}),
+      ...(declared.evenUnderPressure ? evenUnderPressure : {})
+    },
     ...(typeof limited === 'function' ? { onRequest: limited } : {}),
     // HEAD would do all that GET does: for a stream that is not to be had for nothing.
     exposeHeadRoute: !Object.values(declared.answers).some(({ mediaType }) => mediaType),
@@ -173,15 +178,15 @@ interface Guards {
   readonly role: Role | 'anyone'
   readonly params?: TObject
   readonly limited?: boolean | object
-  readonly storageless?: boolean
+  readonly evenUnderPressure?: boolean
   readonly creates?: boolean
   readonly problems?: readonly number[]
 }
 
 function problemsOf(guards: Guards): number[] {
-  const { method, role, params, limited, storageless, creates, problems = [] } = guards
-  const statuses = new Set([400, 500, ...problems])
-  if (!storageless) statuses.add(503)
+  const { method, role, params, limited, creates, problems = [] } = guards
+  const statuses = new Set([400, 408, 500, ...problems])
+  if (!guards.evenUnderPressure) statuses.add(503)
   if (role !== 'anyone') statuses.add(401)
   if (role === 'editor' || role === 'admin') statuses.add(403)
   // PUT makes what is not there.
@@ -215,6 +220,7 @@ const meanings: Readonly<Record<number, string>> = {
   403: 'The role does not allow it.',
   404: 'There is no such thing in this tenant.',
   409: 'It contradicts what is stored.',
+  408: 'The request did not arrive in time.',
   412: 'The row is not at the version of If-Match.',
   413: 'The body is too large.',
   415: 'The body is not JSON.',
@@ -222,7 +228,7 @@ const meanings: Readonly<Record<number, string>> = {
   429: 'Too many requests.',
   500: 'A fault of ours.',
   502: 'The LLM provider failed.',
-  503: 'The storage cannot be reached, or the server is not set up for it.',
+  503: 'The storage cannot be reached, or the server has too much to do or is not set up for it.',
   504: 'The LLM provider did not answer in time.'
 }
 

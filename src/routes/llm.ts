@@ -79,7 +79,6 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
     url: '/llm/complete',
     role: 'editor',
     limited,
-    storageless: true,
     operation: {
       id: 'complete',
       tag,
@@ -96,7 +95,7 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
         headers: ['X-Cache']
       }
     },
-    problems: [422, 429, 502, 503, 504],
+    problems: [422, 502, 504],
     async handler(request, reply, caller) {
       const task = underWay.begin(reply.raw)
       try {
@@ -150,7 +149,6 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
   const streamed = {
     role: 'editor',
     limited,
-    storageless: true,
     answers: {
       200: { description: 'The events.', schema: LlmEvents, mediaType: 'text/event-stream' }
     }
@@ -169,7 +167,7 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
         '`error`. Going away ends the request at the provider.'
     },
     body: LlmStreamRequest,
-    problems: [422, 503],
+    problems: [422],
     handler: (request, reply, caller) => stream(request, request.body, reply, caller)
   })
 

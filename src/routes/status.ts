@@ -19,7 +19,7 @@ export function statusRoutes(app: FastifyInstance, dependencies: StatusDependenc
     url: '/health',
     role: 'anyone',
     operation: { id: 'getHealth', tag: 'status', summary: 'Whether the process is up' },
-    storageless: true,
+    evenUnderPressure: true,
     answers: { 200: { description: 'It is.', schema: Type.Ref(Health.$id as string) } },
     handler: () => ({ status: 'ok', storage: storage.kind, version })
   })
@@ -28,12 +28,18 @@ export function statusRoutes(app: FastifyInstance, dependencies: StatusDependenc
     method: 'GET',
     url: '/ready',
     role: 'anyone',
+    evenUnderPressure: true,
     operation: { id: 'getReadiness', tag: 'status', summary: 'Whether requests can be served' },
     answers: {
       200: { description: 'The storage answers.', schema: Type.Ref(Readiness.$id as string) }
     },
+    problems: [503],
     async handler() {
       if (stopping?.aborted) throw new ApiError('not_ready', 'The server is stopping.')
+      if (app.isUnderPressure())
+        throw new ApiError('not_ready', 'The server is overloaded.', {
+          headers: { 'retry-after': '1' }
+        })
       try {
         const { migration } = await storage.ping()
         return { status: 'ready', storage: storage.kind, migration }

@@ -3,7 +3,7 @@ import { EventEmitter, once } from 'node:events'
 import { type AddressInfo, connect } from 'node:net'
 import { text } from 'node:stream/consumers'
 import { setImmediate } from 'node:timers/promises'
-import type { LightMyRequestResponse } from 'fastify'
+import type { FastifyInstance, LightMyRequestResponse } from 'fastify'
 import t from 'tap'
 import { openLocalIdentity } from '../../adapters/identity/local.js'
 import { AccountError, type Identity } from '../../adapters/identity/port.js'
@@ -11,6 +11,7 @@ import { StorageError } from '../../adapters/storage/errors.js'
 import type { Storage } from '../../adapters/storage/port.js'
 import { cheapHasher, type Send, testApi } from '../support/api.js'
 import { type ApiDocument, type DocumentedOperation, documentOf } from '../support/openapi.js'
+import { exchangeRaw, type RawAnswer } from '../support/raw-http.js'
 import {
   bannedTerm,
   createWorld,
@@ -40,6 +41,8 @@ t.test('every operation answers as documented, whatever the answer', async (t) =
   })
   const limitedAdmin = await limited.register()
   const closed = await testApi(t, { env: { REGISTRATION: 'closed' } })
+  const impatient = await testApi(t, { env: { HEADERS_TIMEOUT_MS: '1' } })
+  await impatient.app.listen({ port: 0, host: '127.0.0.1' })
   const document = await documentOf(api.app)
 
   for (const documented of document.operations) {
@@ -52,7 +55,7 @@ t.test('every operation answers as documented, whatever the answer', async (t) =
       async function expect(
         status: number,
         what: string,
-        answer: Promise<LightMyRequestResponse>
+        answer: Promise<Pick<LightMyRequestResponse, 'statusCode' | 'body'>>
       ): Promise<void> {
         const { statusCode, body } = await answer
         t.equal(statusCode, status, `${status} ${what}: ${body.slice(0, 300)}`)
@@ -81,6 +84,7 @@ t.test('every operation answers as documented, whatever the answer', async (t) =
         await sendSample(send, documented, twice)
         await expect(429, 'too often', sendSample(send, documented, twice))
       }
+      await expect(408, 'slow', sendSlowly(impatient.app, documented, document))
       if (operationId === 'register')
         await expect(403, 'closed', sendSample(closed.send, documented, request))
 
@@ -256,6 +260,19 @@ function sendSample(
   { url, body, headers }: SampleRequest
 ): Promise<LightMyRequestResponse> {
   return send(method as 'GET', url, body, headers)
+}
+
+/** A request whose headers do not end. */
+async function sendSlowly(
+  { server }: FastifyInstance,
+  { method, path }: DocumentedOperation,
+  document: ApiDocument
+): Promise<Pick<LightMyRequestResponse, 'statusCode' | 'body'>> {
+  const { port } = server.address() as AddressInfo
+  const begun = `${method} ${path} HTTP/1.1\r\nHost: x\r\n`
+  const [answer] = await exchangeRaw(port, begun, { halfClose: false })
+  document.checkResponse(method, path, answer as never)
+  return answer as RawAnswer
 }
 
 function successOf(sample: Readonly<Record<number, SampleRequest>>): SampleRequest {

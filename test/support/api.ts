@@ -87,6 +87,8 @@ export async function testApi(t: Teardown, options: TestApiOptions = {}): Promis
     NODE_ENV: 'test',
     AUTH_RATE_LIMIT_PER_MINUTE: '1000000',
     LLM_LOG_PATH: '/dev/null',
+    // The tests are in the same process, and hold it up themselves.
+    OVERLOAD_EVENT_LOOP_DELAY_MS: '0',
     ...options.env
   })
   const providers = options.providers ?? (await openLlm(env))
