@@ -22,6 +22,9 @@ await server.wrote('Sign in')
 const [docs = ''] = /http:\S+\/api\/docs/.exec(server.output()) ?? []
 const { origin } = new URL(docs)
 
+// tap gives a file that is run by itself 30 s, whatever .taprc says.
+t.setTimeout(300_000)
+
 const context = await chromium.launchPersistentContext(temporaryFolder(t), {
   executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
   headless: true,

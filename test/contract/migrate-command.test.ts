@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { packageFile } from '../../adapters/package-files.js'
 import { readMigrations } from '../../adapters/storage/migrations.js'
+import { uncounted } from '../support/child-process.js'
 import { startPostgres, withStack } from '../support/postgres-stack.js'
 
 const versions = readMigrations('postgres').map(({ version }) => version)
@@ -15,7 +16,7 @@ const loader = import.meta.resolve('tsx')
 async function migrate(args: string[], variables: Record<string, string> = {}) {
   const child = spawn(process.execPath, ['--import', loader, command, ...args], {
     cwd: tmpdir(),
-    env: { PATH: process.env.PATH, ...variables },
+    env: { PATH: process.env.PATH, ...uncounted, ...variables },
     stdio: ['ignore', 'pipe', 'pipe']
   })
   let output = ''
