@@ -1,6 +1,6 @@
 import { Type } from '@sinclair/typebox'
 import { Choice, Line, Nullable, Timestamp, Uuid } from './fields.js'
-import { defineResource, object, type Row, roles } from './resource.js'
+import { defineResource, object, roles } from './resource.js'
 
 export const apiKeys = defineResource({
   name: 'api_keys',
@@ -41,7 +41,6 @@ export const apiKeys = defineResource({
   audited: true,
   access: { read: 'admin', write: 'admin', operations: ['list', 'get', 'update', 'delete'] }
 })
-export type ApiKey = Row<typeof apiKeys>
 
 /** What creating and rotating answer: the only time that the key is shown. */
 export const ShownApiKey = object('ShownApiKey', {

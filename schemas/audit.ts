@@ -1,6 +1,6 @@
 import { Type } from '@sinclair/typebox'
 import { Nullable, Timestamp, Uuid } from './fields.js'
-import { defineResource, type Row } from './resource.js'
+import { defineResource } from './resource.js'
 
 export const audit = defineResource({
   name: 'audit',
@@ -36,4 +36,3 @@ export const audit = defineResource({
   audited: false,
   access: { read: 'admin', write: 'admin', operations: ['list'] }
 })
-export type AuditEntry = Row<typeof audit>

@@ -1,6 +1,6 @@
 import { Type } from '@sinclair/typebox'
 import { Line, TextId } from './fields.js'
-import { defineResource, type Row } from './resource.js'
+import { defineResource } from './resource.js'
 
 export const connections = defineResource({
   name: 'connections',
@@ -31,4 +31,3 @@ export const connections = defineResource({
     operations: ['list', 'get', 'create', 'replace', 'update', 'delete']
   }
 })
-export type Connection = Row<typeof connections>

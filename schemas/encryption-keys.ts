@@ -1,5 +1,5 @@
 import { Type } from '@sinclair/typebox'
-import { defineResource, type Row } from './resource.js'
+import { defineResource } from './resource.js'
 
 export const encryptionKeys = defineResource({
   name: 'encryption_keys',
@@ -14,4 +14,3 @@ export const encryptionKeys = defineResource({
   filters: [],
   audited: false
 })
-export type EncryptionKey = Row<typeof encryptionKeys>

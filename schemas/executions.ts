@@ -1,6 +1,6 @@
 import { Type } from '@sinclair/typebox'
 import { Choice, Json, Nullable, TextId, Timestamp, Uuid } from './fields.js'
-import { defineResource, object, type Row } from './resource.js'
+import { defineResource, object } from './resource.js'
 
 export const executionStatuses = ['queued', 'running', 'success', 'failed', 'cancelled'] as const
 export type ExecutionStatus = (typeof executionStatuses)[number]
@@ -30,7 +30,6 @@ export const executions = defineResource({
   audited: true,
   access: { read: 'viewer', write: 'editor', operations: ['list', 'get'] }
 })
-export type Execution = Row<typeof executions>
 
 /** Where an execution may go from each status. */
 export const transitions: Readonly<Record<ExecutionStatus, readonly ExecutionStatus[]>> = {

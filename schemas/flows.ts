@@ -1,6 +1,6 @@
 import { Type } from '@sinclair/typebox'
 import { Choice, Json, Line, Nullable, TextId } from './fields.js'
-import { defineResource, object, type Row } from './resource.js'
+import { defineResource, object } from './resource.js'
 
 export const flows = defineResource({
   name: 'flows',
@@ -26,7 +26,6 @@ export const flows = defineResource({
     operations: ['list', 'get', 'create', 'replace', 'update', 'delete']
   }
 })
-export type Flow = Row<typeof flows>
 
 /** The body of POST /templates/:id/flows: what is absent comes from the template. */
 export const FlowFromTemplate = object(

@@ -1,6 +1,6 @@
 import { Type } from '@sinclair/typebox'
 import { Json, Nullable, Timestamp } from './fields.js'
-import { defineResource, type Row } from './resource.js'
+import { defineResource } from './resource.js'
 
 export const idempotencyKeys = defineResource({
   name: 'idempotency_keys',
@@ -30,4 +30,3 @@ export const idempotencyKeys = defineResource({
   period: true,
   audited: false
 })
-export type IdempotencyRecord = Row<typeof idempotencyKeys>

@@ -1,6 +1,6 @@
 import { Type } from '@sinclair/typebox'
 import { TextId, Timestamp, Uuid } from './fields.js'
-import { defineResource, type Row } from './resource.js'
+import { defineResource } from './resource.js'
 
 const total = (example: number) => Type.Integer({ minimum: 0, examples: [example] })
 
@@ -41,4 +41,3 @@ export const llmUsage = defineResource({
   period: true,
   audited: false
 })
-export type LlmUsage = Row<typeof llmUsage>

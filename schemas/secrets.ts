@@ -1,6 +1,6 @@
 import { Type } from '@sinclair/typebox'
 import { Nullable, Timestamp } from './fields.js'
-import { defineResource, type Row } from './resource.js'
+import { defineResource } from './resource.js'
 
 export const secrets = defineResource({
   name: 'secrets',
@@ -44,4 +44,3 @@ export const secrets = defineResource({
     operations: ['list', 'get', 'create', 'replace', 'delete']
   }
 })
-export type Secret = Row<typeof secrets>

@@ -1,5 +1,5 @@
 import { Json, Line, Nullable, Text, TextId } from './fields.js'
-import { defineResource, type Row } from './resource.js'
+import { defineResource } from './resource.js'
 
 export const templates = defineResource({
   name: 'templates',
@@ -23,4 +23,3 @@ export const templates = defineResource({
     operations: ['list', 'get', 'create', 'replace', 'update', 'delete']
   }
 })
-export type Template = Row<typeof templates>

@@ -1,5 +1,5 @@
 import { Line, Uuid } from './fields.js'
-import { defineResource, type Row } from './resource.js'
+import { defineResource } from './resource.js'
 
 export const tenants = defineResource({
   name: 'tenants',
@@ -15,4 +15,3 @@ export const tenants = defineResource({
   filters: [],
   audited: true
 })
-export type Tenant = Row<typeof tenants>
