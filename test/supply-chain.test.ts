@@ -33,6 +33,11 @@ t.test('versions are exact, and the lock file has them', async (t) => {
   }
 })
 
+t.test('the image has no package that only tests use', async (t) => {
+  for (const name of Object.keys(manifest.optionalDependencies))
+    t.match(read('Dockerfile'), `rm -rf node_modules/${name}`)
+})
+
 t.test('every package has a checksum', async (t) => {
   const without = Object.entries(locked).filter(([path, { integrity }]) => path && !integrity)
   t.strictSame(without, [])

@@ -41,6 +41,10 @@ t.test('compose.yaml fits the schema of Compose files', async (t) => {
   t.strictSame(await lint(packageFile('compose.yaml').pathname), [])
 })
 
+t.test('no two services build the one image at once', async (t) => {
+  t.match(readFileSync(packageFile('compose.yaml'), 'utf8').match(/^ +build:/gm), [/build/])
+})
+
 t.test('the linter would say if it did not', async (t) => {
   const file = join(temporaryFolder(t), 'compose.yaml')
   const text = readFileSync(packageFile('compose.yaml'), 'utf8')
