@@ -1,8 +1,8 @@
+import { randomUUID } from 'node:crypto'
 import t from 'tap'
 import type { Storage, TenantId } from '../../adapters/storage/port.js'
 import { openPostgres } from '../../adapters/storage/postgres.js'
 import { createStorage } from '../../adapters/storage/storage.js'
-import { openSupabase } from '../../adapters/storage/supabase.js'
 import { flows } from '../../schemas/flows.js'
 import { templates } from '../../schemas/templates.js'
 import { tenants } from '../../schemas/tenants.js'
@@ -10,7 +10,7 @@ import { startCutProxy } from '../support/cut-proxy.js'
 import { startPostgres, withStack } from '../support/postgres-stack.js'
 import { openSupabaseProject } from '../support/supabase-stack.js'
 
-const tenant = '019b76da-a800-7000-8000-00000000aaaa' as TenantId
+const tenant = randomUUID() as TenantId
 const flow = { name: 'Onboarding', status: 'draft' } as const
 
 /** Everything that the API asks of a storage, and each must cost one exchange. */
@@ -19,7 +19,7 @@ const requests: Readonly<Record<string, (storage: Storage) => Promise<unknown>>>
     storage.commit({
       tenant,
       changes: [
-        { op: 'insert', resource: tenants, row: { id: tenant, name: 'Round trips' } },
+        { op: 'insert', resource: tenants, row: { id: tenant, name: `Round trips ${tenant}` } },
         { op: 'insert', resource: templates, row: { id: 'tpl', name: 'T', description: '' } },
         { op: 'insert', resource: flows, row: { ...flow, id: 'a', template_id: 'tpl' } },
         { op: 'insert', resource: flows, row: { ...flow, id: 'b' } },
@@ -102,7 +102,9 @@ function countAwaited(sent: Buffer): number {
 }
 
 t.test('Supabase', (t) =>
-  withStack(t, openSupabaseProject, async ({ url, key }) => {
+  withStack(t, openSupabaseProject, async (project) => {
+    const place = await project.place()
+    t.teardown(() => place.dispose())
     const { fetch } = globalThis
     let requests = 0
     globalThis.fetch = (...request) => {
@@ -112,7 +114,7 @@ t.test('Supabase', (t) =>
     t.teardown(() => {
       globalThis.fetch = fetch
     })
-    const storage = createStorage(await openSupabase({ url, key }))
+    const storage = createStorage(await place.open())
     t.strictSame(await countExchanges(storage, () => requests), once)
     await storage.close()
   })

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import type { TSchema } from '@sinclair/typebox'
 import type { Insert } from '../../adapters/storage/port.js'
 import { resources } from '../../schemas/registry.js'
@@ -8,6 +9,9 @@ export type SampleRow = Record<string, unknown>
 
 /** Columns that the storage fills in. */
 const stamped = ['tenant_id', 'created_at', 'updated_at', 'version']
+
+/** Tells these samples from those of another run, in a project that several use at once. */
+const run = randomBytes(3).toString('hex')
 
 /** One text for each way in which storages are known to sort differently. */
 export const mixedTexts = [
@@ -166,7 +170,7 @@ export function longestText(schema: TSchema): string {
 
 /** A UUIDv7 that sorts by its number. */
 export function sampleUuid(n: number): string {
-  return `019b76da-a800-7000-8000-${n.toString(16).padStart(12, '0')}`
+  return `019b76da-a800-7${run.slice(0, 3)}-8${run.slice(3)}-${n.toString(16).padStart(12, '0')}`
 }
 
 function sampleValue(schema: TSchema, n: number): unknown {
@@ -195,9 +199,10 @@ function sampleText(schema: TSchema, n: number): string {
     case 'date-time':
       return new Date(Date.UTC(2025, 0, 1) + n * 1001).toISOString()
     case 'email':
-      return `person${n}@example.com`
+      return `person${n}.${run}@example.com`
   }
-  const [text] = fittingTexts(schema, [`Größe 東京 \u{1F600} ${n}`, `Größe${n}`, `sample-${n}`])
+  const texts = [`Größe 東京 \u{1F600} ${n} ${run}`, `Größe-${n}-${run}`, `sample-${n}-${run}`]
+  const [text] = fittingTexts(schema, [...texts, `sample-${n}`])
   if (text === undefined) throw new Error(`no sample fits ${JSON.stringify(schema)}`)
   return text
 }

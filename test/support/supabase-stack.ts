@@ -2,6 +2,7 @@ import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { createSigner } from 'fast-jwt'
 import type { Driver } from '../../adapters/storage/driver.js'
+import { StorageError } from '../../adapters/storage/errors.js'
 import type { TenantId } from '../../adapters/storage/port.js'
 import { migratePostgres } from '../../adapters/storage/postgres-migrate.js'
 import { openSupabase } from '../../adapters/storage/supabase.js'
@@ -120,11 +121,20 @@ export function tidyPlace(options: { url: string; key: string }): StoragePlace {
       return {
         ...driver,
         async apply(tenant, changes) {
-          // Before it is stored: the answer may be lost.
-          for (const { op, resource, key } of changes)
-            if (op === 'insert' && resource.tenancy !== 'owned')
-              made.set(`${resource.name} ${key}`, { tenant, resource, key })
-          return driver.apply(tenant, changes)
+          function remember(): void {
+            for (const { op, resource, key } of changes)
+              if (op === 'insert' && resource.tenancy !== 'owned')
+                made.set(`${resource.name} ${key}`, { tenant, resource, key })
+          }
+          try {
+            const rows = await driver.apply(tenant, changes)
+            remember()
+            return rows
+          } catch (error) {
+            // Where it was refused, what has the key is somebody's.
+            if (!(error instanceof StorageError) || error.code === 'outcome_unknown') remember()
+            throw error
+          }
         }
       }
     },
