@@ -1,4 +1,4 @@
-import { AccountError, type Identity } from '../adapters/identity/port.js'
+import { type AccountChange, AccountError, type Identity } from '../adapters/identity/port.js'
 import type { NewRow, Storage, TenantId } from '../adapters/storage/port.js'
 import { connections } from '../schemas/connections.js'
 import type { Environment } from '../schemas/environment.js'
@@ -117,7 +117,7 @@ export async function seedDemoData(
   if (admin) await keepAccount(identity, admin.email, password)
   else {
     const { email } = demoLogin
-    const account = await identity.createAccount({ id: adminId, email, password })
+    const account = await makeAccount(identity, email, password)
     const row = { id: adminId, email, name: 'Demo Admin', role: 'admin' as const }
     await together(account, () =>
       store.insert(
@@ -134,10 +134,27 @@ export async function seedDemoData(
     await store.insert(secrets, { name, ...keyring.seal('not-a-real-token', [tenant, name]) })
 }
 
+/** @throws ConfigurationError that names the project whose rules the password does not meet. */
+async function makeAccount(
+  identity: Identity,
+  email: string,
+  password: string
+): Promise<AccountChange> {
+  try {
+    return await identity.createAccount({ id: adminId, email, password })
+  } catch (error) {
+    if (!(error instanceof AccountError && error.code === 'password_refused')) throw error
+    throw new ConfigurationError(
+      `${identity.service ?? identity.kind} refuses the password of ${email}: ${error.message} ` +
+        'Set DEMO_PASSWORD to one that meets its rules, or relax them.'
+    )
+  }
+}
+
 /** Makes the account of the demo's admin again, where somebody deleted it and left the row. */
 async function keepAccount(identity: Identity, email: string, password: string): Promise<void> {
   try {
-    await identity.createAccount({ id: adminId, email, password })
+    await makeAccount(identity, email, password)
   } catch (error) {
     // It is there.
     if (!(error instanceof AccountError && error.code === 'email_taken')) throw error

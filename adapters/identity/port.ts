@@ -49,6 +49,8 @@ export interface AccountChange {
  */
 export interface Identity {
   readonly kind: string
+  /** The address of the service that keeps the accounts, where another does. */
+  readonly service?: string
   /** The user that a valid access token names; null for every other string. */
   verify(token: string): Promise<string | null>
   /** Of a token that `verify` accepted: it is not verified again. Null for what is no such token. */

@@ -217,6 +217,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
 
   return {
     kind: 'supabase',
+    service: options.url,
     verify,
 
     sessionOf(token) {

@@ -1,10 +1,12 @@
 import { randomUUID } from 'node:crypto'
 import t, { type Test } from 'tap'
 import { packageFile } from '../../adapters/package-files.js'
-import { ACROSS_TENANTS, type TenantId } from '../../adapters/storage/port.js'
+import { ACROSS_TENANTS, SYSTEM, type TenantId } from '../../adapters/storage/port.js'
 import { createStorage } from '../../adapters/storage/storage.js'
 import { openSupabase } from '../../adapters/storage/supabase.js'
+import { encryptionKeys } from '../../schemas/encryption-keys.js'
 import { flows } from '../../schemas/flows.js'
+import { secrets } from '../../schemas/secrets.js'
 import { tenants } from '../../schemas/tenants.js'
 import { users } from '../../schemas/users.js'
 import { runChild } from '../support/child-process.js'
@@ -15,13 +17,15 @@ import { adminOf } from '../support/tidy-identity.js'
 
 /**
  * The tests as they run against a project of somebody: here it is one of local parts, started
- * apart and reached by its address and key alone.
+ * apart and reached by its address and key alone, or by its database, too, for the migrations.
  */
-const files = [
-  'test/api/users.test.ts',
-  'test/api/auth.test.ts',
-  'test/identity/supabase-faults.test.ts'
-]
+const files: Readonly<Record<string, 'with its database' | 'without'>> = {
+  'test/api/users.test.ts': 'with its database',
+  'test/api/auth.test.ts': 'without',
+  'test/api/encryption-keys.test.ts': 'without',
+  'test/identity/supabase-faults.test.ts': 'without',
+  'test/contract/supabase.test.ts': 'with its database'
+}
 
 t.test('a project that others use', (t) =>
   withStack(t, startSupabase, async (project) => {
@@ -34,7 +38,7 @@ t.test('a project that others use', (t) =>
     // All at once, as several people may.
     await t.test('the tests pass there', (t) =>
       Promise.all(
-        files.map(async (file) => {
+        Object.entries(files).map(async ([file, reach]) => {
           const { PATH = '' } = process.env
           const env = {
             PATH,
@@ -43,7 +47,7 @@ t.test('a project that others use', (t) =>
             TEST_STORAGE: 'supabase',
             SUPABASE_TEST_URL: url,
             SUPABASE_TEST_SERVICE_ROLE_KEY: key,
-            SUPABASE_TEST_DB_URL: server.url(database)
+            ...(reach === 'without' ? {} : { SUPABASE_TEST_DB_URL: server.url(database) })
           }
           const path = packageFile(file).pathname
           const output = await runChild(process.execPath, ['--import', 'tsx', path], { env })
@@ -57,7 +61,7 @@ t.test('a project that others use', (t) =>
   })
 )
 
-/** Somebody else’s tenant and user. */
+/** Somebody else’s tenant and user, with an encryption key that these tests do not know. */
 async function moveIn(t: Test, { url, key }: LocalSupabase, tenant: TenantId) {
   const storage = createStorage(await openSupabase({ url, key }))
   const email = 'owner@example.com'
@@ -68,8 +72,18 @@ async function moveIn(t: Test, { url, key }: LocalSupabase, tenant: TenantId) {
     changes: [
       { op: 'insert', resource: tenants, row: { id: tenant, name: 'Somebody else' } },
       { op: 'insert', resource: users, row: { id, email, name: 'Owner', role: 'admin' } },
-      { op: 'insert', resource: flows, row: { id: 'theirs', name: 'F', status: 'draft' } }
+      { op: 'insert', resource: flows, row: { id: 'theirs', name: 'F', status: 'draft' } },
+      {
+        op: 'insert',
+        resource: secrets,
+        row: { name: 'THEIRS', ciphertext: 'AAAA', key_id: 'default' }
+      }
     ]
+  })
+  const canary = { id: 'default', canary: 'AAAA' }
+  await storage.commit({
+    tenant: SYSTEM,
+    changes: [{ op: 'insert', resource: encryptionKeys, row: canary }]
   })
   await storage.close()
   t.ok(id)
@@ -82,8 +96,9 @@ async function inventory({ url, key }: LocalSupabase, tenant: TenantId) {
     { resource: tenants, tenant: ACROSS_TENANTS },
     { limit: 1000 }
   )
+  const canaries = await storage.list({ resource: encryptionKeys, tenant: SYSTEM }, { limit: 1000 })
   const { data } = await adminOf({ url, key }).listUsers({ page: 1, perPage: 1000 })
   const theirs = await snapshotOf(storage, tenant)
   await storage.close()
-  return { tenants: rows, accounts: data.users, theirs }
+  return { tenants: rows, canaries: canaries.rows, accounts: data.users, theirs }
 }

@@ -42,8 +42,8 @@ async function setStage(t: Test, project: SupabaseProject, logger?: object) {
     key,
     storage,
     issuer: `${project.url}/auth/v1`,
-    // Nobody else makes accounts here: what has no row was left behind.
-    creationMs: 0,
+    // Nobody else makes accounts here: what has no row was left behind, by whatever clock.
+    creationMs: Number.NEGATIVE_INFINITY,
     onWarning: (message: string) => warnings.push(message)
   }
   const identity = tidyIdentity(t, project, await openSupabaseIdentity(options))
@@ -374,12 +374,11 @@ async function testRefused(t: Test, project: SupabaseProject) {
   t.equal(json().code, 'already_exists')
   t.strictSame(await stage.sides(email), { row: null, account: null }, 'nothing is left behind')
 
-  const weak = identity.createAccount({
-    id: '019b76da-a800-7000-8000-00000000f003',
-    email,
-    password: 'x'
-  })
+  // Not every release of Auth looks at the password of a new account.
+  const row = await stage.direct.get({ resource: users, tenant: ACROSS_TENANTS }, admin.id)
+  const weak = identity.updateAccount(row as never, { password: 'x' })
   await t.rejects(weak, { code: 'password_refused' }, 'weaker than the project allows')
+  t.equal(await stage.login(admin.email, admin.password), 200)
 }
 
 /** What stands between answers in the place of Auth, or nobody does. */

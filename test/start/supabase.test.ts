@@ -37,6 +37,19 @@ t.test('starting on Supabase', (t) =>
       t.strictSame(await accounts(), [])
     })
 
+    await t.test('a project whose rules the known password does not meet is named', async (t) => {
+      project.auth.settings.minPasswordLength = 12
+      const refused = await runSeed(folder, env)
+      project.auth.settings.minPasswordLength = 6
+      t.equal(
+        refused,
+        `${project.url} refuses the password of ${demo.email}: Password should be at least 12 ` +
+          'characters. Set DEMO_PASSWORD to one that meets its rules, or relax them.\n'
+      )
+      t.strictSame(await accounts(), [])
+      t.strictSame((await snapshotOf(storage, demoTenant)).users, [])
+    })
+
     await t.test('seeding makes the row and the account, and twice changes nothing', async (t) => {
       t.match(await runSeed(folder, env), 'The demo data is in supabase')
       const [rows, made] = [await snapshotOf(storage, demoTenant), await accounts()]
