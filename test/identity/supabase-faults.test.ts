@@ -25,7 +25,11 @@ type Breaks = readonly (readonly [step: RegExp, fault: Fault, times?: number])[]
  * The API on a project, local or live, behind a proxy that breaks its requests, and what the
  * project itself says of a user.
  */
-async function setStage(t: Test, project: SupabaseProject, logger?: object) {
+async function setStage(
+  t: Test,
+  project: SupabaseProject,
+  { logger, timeoutMs }: { logger?: object; timeoutMs?: number } = {}
+) {
   const proxy = await startFaultProxy(project.url)
   t.teardown(() => proxy.close())
   const { key } = project
@@ -44,6 +48,7 @@ async function setStage(t: Test, project: SupabaseProject, logger?: object) {
     issuer: `${project.url}/auth/v1`,
     // Nobody else makes accounts here: what has no row was left behind, by whatever clock.
     creationMs: Number.NEGATIVE_INFINITY,
+    ...(timeoutMs ? { timeoutMs } : {}),
     onWarning: (message: string) => warnings.push(message)
   }
   const identity = tidyIdentity(t, project, await openSupabaseIdentity(options))
@@ -143,6 +148,69 @@ async function testCreate(t: Test, project: SupabaseProject) {
         t.ok(await stage.agree(t, email, 'afterwards'))
         t.equal(await stage.login(email, password), 200)
       })
+}
+
+async function testLate(t: Test, project: SupabaseProject) {
+  const stage = await setStage(t, project, { timeoutMs: 3000 })
+  const { api, proxy } = stage
+  const admin = await api.register()
+  const password = 'a good password'
+
+  await t.test('an answer that never comes, to an account that was made', async (t) => {
+    const email = stage.person()
+    breakSteps(stage, [[makeAccount, 'silent']])
+    const answer = await admin.send('POST', '/users', { email, password, name: 'P' })
+    // It is looked up.
+    t.equal(answer.statusCode, 201)
+    t.equal(await stage.agree(t, email, 'afterwards'), answer.json().id)
+    t.equal(await stage.login(email, password), 200)
+  })
+
+  for (const key of [undefined, 'the same'])
+    await t.test(
+      `an account that is made after all was given up, repeated with key ${key}`,
+      async (t) => {
+        const email = stage.person()
+        const make = () =>
+          admin.send(
+            'POST',
+            '/users',
+            { email, password, name: 'P' },
+            key ? { 'idempotency-key': key } : {}
+          )
+        breakSteps(stage, [[makeAccount, 'late']])
+        t.match([(await make()).statusCode], [503])
+        t.strictSame(await stage.sides(email), { row: null, account: null })
+        proxy.heal()
+        while ((await stage.sides(email)).account === null);
+        t.equal(await stage.login(email, password), 401, 'it signs nobody in')
+        t.equal((await make()).statusCode, 201, 'and gives way')
+        t.ok(await stage.agree(t, email, 'afterwards'))
+        t.equal(await stage.login(email, password), 200)
+      }
+    )
+
+  await t.test('a change that is made after all was given up', async (t) => {
+    const { id, email } = await api.person(admin, 'editor')
+    const next = stage.person()
+    breakSteps(stage, [[changeAccount, 'late']])
+    const change = { email: next, password: 'the next password' }
+    const answer = await admin.send('PATCH', `/users/${id}`, change)
+    t.match([answer.statusCode, answer.json().code], [503, 'outcome_unknown'])
+    proxy.heal()
+    while ((await stage.sides(next)).account === null);
+    t.equal((await admin.send('PATCH', `/users/${id}`, change)).statusCode, 200, 'a repeat')
+    t.equal(await stage.agree(t, next, 'afterwards'), id)
+    t.strictSame(await stage.sides(email), { row: null, account: null })
+    t.equal(await stage.login(next, 'the next password'), 200)
+  })
+
+  await t.test('an account that is deleted without a word', async (t) => {
+    const { id, email } = await api.person(admin, 'editor')
+    breakSteps(stage, [[deleteAccount, 'silent']])
+    t.equal((await admin.send('DELETE', `/users/${id}`)).statusCode, 204)
+    t.strictSame(await stage.sides(email), { row: null, account: null })
+  })
 }
 
 const updateBreaks: readonly Breaks[] = [
@@ -443,7 +511,7 @@ async function testSecrecy(t: Test, project: SupabaseProject) {
     t.capture(console, 'warn'),
     t.capture(console, 'log')
   ]
-  const stage = await setStage(t, project, { level: 'trace', stream })
+  const stage = await setStage(t, project, { logger: { level: 'trace', stream } })
   const password = 'the password that nobody reads'
   for (const fault of silences) {
     stage.proxy.fail(auth, fault)
@@ -467,6 +535,7 @@ async function testSecrecy(t: Test, project: SupabaseProject) {
 t.test('users on Supabase, broken in every step', (t) =>
   withStack(t, openSupabaseProject, async (project) => {
     await t.test('a user is made', (t) => testCreate(t, project))
+    await t.test('answers that come late, or never', (t) => testLate(t, project))
     await t.test('a user is changed', (t) => testUpdate(t, project))
     await t.test('a user is removed', (t) => testRemove(t, project))
     await t.test('accounts that are not ours to take', (t) => testForeign(t, project))

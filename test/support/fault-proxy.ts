@@ -4,10 +4,17 @@ import type { AddressInfo } from 'node:net'
 
 /**
  * Where a request breaks: before it arrives, or after it was carried out and only the answer is
- * lost; or what something that stands between answers in its stead. `none` lets requests pass
- * before the next fault for the same ones.
+ * lost; or what something that stands between answers in its stead. With `silent` it is carried
+ * out and nothing comes back, ever; with `late` it is carried out when all heals. `none` lets
+ * requests pass before the next fault for the same ones.
  */
-export type Fault = 'none' | 'before' | 'after' | { readonly status: number; readonly body: string }
+export type Fault =
+  | 'none'
+  | 'before'
+  | 'after'
+  | 'silent'
+  | 'late'
+  | { readonly status: number; readonly body: string }
 
 /** Stands before a server and breaks the requests that a test names. */
 export interface FaultProxy {
@@ -31,6 +38,7 @@ interface Planned {
 export async function startFaultProxy(target: string): Promise<FaultProxy> {
   const requests: string[] = []
   let planned: Planned[] = []
+  let late: (() => void)[] = []
 
   function faultOf(request: string): Fault | undefined {
     const plan = planned.find((each) => each.times > 0 && each.request.test(request))
@@ -46,7 +54,9 @@ export async function startFaultProxy(target: string): Promise<FaultProxy> {
     for await (const chunk of request) chunks.push(chunk)
     if (fault === 'before') return request.socket.destroy()
     if (typeof fault === 'object') return response.writeHead(fault.status).end(fault.body)
+    if (fault === 'late') await new Promise<void>((resolve) => late.push(resolve))
     const answer = await pass(target, request, Buffer.concat(chunks)).catch(() => null)
+    if (fault === 'silent') return
     if (fault === 'after' || !answer) return request.socket.destroy()
     response.writeHead(answer.status, answer.headers).end(answer.body)
   })
@@ -61,6 +71,8 @@ export async function startFaultProxy(target: string): Promise<FaultProxy> {
     },
     heal() {
       planned = []
+      for (const carryOut of late) carryOut()
+      late = []
     },
     async close() {
       server.close()
