@@ -5,6 +5,7 @@ import { encryptionKeys } from './encryption-keys.js'
 import { executions } from './executions.js'
 import { flows } from './flows.js'
 import { idempotencyKeys } from './idempotency-keys.js'
+import { leases } from './leases.js'
 import { llmUsage } from './llm-usage.js'
 import type { AnyResource } from './resource.js'
 import { secrets } from './secrets.js'
@@ -27,5 +28,6 @@ export const resources: readonly AnyResource[] = [
   audit,
   idempotencyKeys,
   llmUsage,
-  encryptionKeys
+  encryptionKeys,
+  leases
 ]

@@ -20,6 +20,7 @@ export const sessions = defineResource({
   optional: [],
   references: [{ field: 'user_id', to: 'users', onDelete: 'cascade' }],
   filters: ['user_id'],
+  order: 'expires_at',
   audited: false
 })
 export type Session = Row<typeof sessions>

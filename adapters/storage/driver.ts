@@ -70,6 +70,8 @@ export interface Driver {
   ): Promise<{ rows: DriverRow[]; total?: number }>
   /** All or nothing; a row for each insert and update, null for the rest. */
   apply(tenant: TenantId, changes: readonly DriverChange[]): Promise<(DriverRow | null)[]>
+  /** Without it, there is nothing to do. */
+  compact?(): Promise<boolean>
   ping(): Promise<StorageStatus>
   close(): Promise<void>
 }

@@ -78,7 +78,10 @@ export type Delete<R extends AnyResource> = {
   readonly key: string
   readonly expect?: number | undefined
 }
-/** Nothing is written, but the row must be at this version when the commit is stored. */
+/**
+ * Nothing is written, but the row must be at this version when the commit is stored. A row that
+ * belongs to no tenant can be checked in any tenant's commit.
+ */
 export type Check<R extends AnyResource> = {
   readonly op: 'check'
   readonly resource: R
@@ -131,6 +134,11 @@ export interface Storage {
   commit<const Changes extends readonly Change[]>(
     commit: Commit<Changes>
   ): Promise<Committed<Changes>>
+  /**
+   * Gives some of the space that deleted rows left back to the system, where the storage does not
+   * do so by itself: a step that holds nobody up for long. Whether there is more to give back.
+   */
+  compact(): Promise<boolean>
   /** A real read that takes the way of every other read. */
   ping(): Promise<StorageStatus>
   /** Waits for what is under way. Safe to call again. */

@@ -33,6 +33,8 @@ type SqlRow = Record<string, unknown>
 /** SQLite waits for a lock by blocking the event loop: briefly, and the rest is up to a timer. */
 const BUSY_TIMEOUT_MS = 50
 const RETRY_MS = 20
+/** Pages that are given back at a time, and that the event loop waits for: 1 MiB. */
+const COMPACT_PAGES = 256
 
 /**
  * One file, one writer. Durable when a commit resolves: WAL with `synchronous = FULL`. Commits
@@ -96,6 +98,10 @@ export function openSqlite(options: SqliteOptions): Driver {
     if (db.inTransaction) db.exec('rollback')
   }
 
+  function freePages(): number {
+    return db.pragma('freelist_count', { simple: true }) as number
+  }
+
   function read<T>(work: () => T): T {
     return guard(() => {
       endTransaction()
@@ -134,6 +140,19 @@ export function openSqlite(options: SqliteOptions): Driver {
         const deadline = Date.now() + lockTimeout
         queue.push({ tenant, changes, deadline, resolve, reject })
         flushing ??= flush()
+      })
+    },
+
+    async compact() {
+      return read(() => {
+        const before = freePages()
+        db.pragma(`incremental_vacuum(${COMPACT_PAGES})`)
+        const left = freePages()
+        // None of a file that was made without auto_vacuum.
+        const given = before - left
+        // The file itself becomes smaller when the log is written into it.
+        if (given > 0 && left === 0) db.pragma('wal_checkpoint(TRUNCATE)')
+        return given > 0 && left > 0
       })
     },
 

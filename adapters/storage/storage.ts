@@ -61,6 +61,11 @@ export function createStorage(driver: Driver, clock: () => Date = () => new Date
       return driver.apply(tenant, complete)
     },
 
+    async compact() {
+      assertOpen()
+      return (await driver.compact?.()) ?? false
+    },
+
     async ping() {
       assertOpen()
       return driver.ping()
@@ -116,7 +121,9 @@ function normalise(resource: AnyResource, query: Query<AnyResource>) {
 
 function completeChange(tenant: TenantId, stamp: string, change: Change): DriverChange {
   const { resource } = change
-  if ((resource.scope === null) !== (tenant === SYSTEM))
+  const isOfNoTenant = resource.scope === null
+  const isMisplaced = isOfNoTenant !== (tenant === SYSTEM)
+  if (isMisplaced && !(isOfNoTenant && change.op === 'check'))
     throw new TypeError(`${resource.name} cannot be written as tenant ${tenant}`)
   switch (change.op) {
     case 'insert': {

@@ -100,8 +100,8 @@ create table public.sessions (
   primary key (tenant_id, id),
   foreign key (tenant_id, user_id) references public.users (tenant_id, id) on delete cascade
 );
-create index sessions_list on public.sessions (tenant_id, created_at, id);
-create index sessions_by_user on public.sessions (tenant_id, user_id, created_at, id);
+create index sessions_list on public.sessions (tenant_id, expires_at, id);
+create index sessions_by_user on public.sessions (tenant_id, user_id, expires_at, id);
 
 create table public.api_keys (
   tenant_id text collate "C" not null references public.tenants (id) on delete cascade,
@@ -246,9 +246,17 @@ create table public.encryption_keys (
   version bigint not null
 );
 
+create table public.leases (
+  id text collate "C" primary key,
+  expires_at timestamptz(3) not null,
+  created_at timestamptz(3) not null,
+  updated_at timestamptz(3) not null,
+  version bigint not null
+);
+
 -- Applies the changes of one commit in order, all or none, and returns an array: the row as stored
 -- for each insert and update, null for the rest. Every change is confined to the tenant; rows that
--- belong to no tenant are changed under the nil UUID, and only they are.
+-- belong to no tenant are changed under the nil UUID, and only they are. Any tenant may check them.
 --
 -- All rows that a commit writes have one version. The first write takes it, and takes it again when
 -- it had to wait for another transaction; a later write that finds a row with a newer version is
@@ -290,7 +298,9 @@ begin
     if not found then
       raise exception using errcode = 'PT400', message = 'no such table: ' || (change->>'resource');
     end if;
-    if (api_table.scope_column is null) <> (tenant = no_tenant) then
+    if (api_table.scope_column is null) <> (tenant = no_tenant)
+      and not (api_table.scope_column is null and change->>'op' = 'check')
+    then
       raise exception using errcode = 'PT400',
         message = api_table.name || ' cannot be changed as tenant ' || tenant;
     end if;
@@ -471,7 +481,7 @@ select public.close_table('schema_migrations');
 select public.close_table('api_tables');
 select public.add_api_table('tenants', 'id', 'id', 'created_at');
 select public.add_api_table('users', 'id', 'tenant_id', 'created_at');
-select public.add_api_table('sessions', 'id', 'tenant_id', 'created_at');
+select public.add_api_table('sessions', 'id', 'tenant_id', 'expires_at');
 select public.add_api_table('api_keys', 'id', 'tenant_id', 'created_at');
 select public.add_api_table('templates', 'id', 'tenant_id', 'created_at');
 select public.add_api_table('flows', 'id', 'tenant_id', 'created_at');
@@ -481,6 +491,7 @@ select public.add_api_table('secrets', 'name', 'tenant_id', 'created_at');
 select public.add_api_table('audit', 'id', 'tenant_id', 'at');
 select public.add_api_table('idempotency_keys', 'id', 'tenant_id', 'expires_at');
 select public.add_api_table('encryption_keys', 'id', null, 'created_at');
+select public.add_api_table('leases', 'id', null, 'created_at');
 
 -- Functions and sequences, too, are open on Supabase by default privilege.
 revoke all on sequence public.row_version from public;

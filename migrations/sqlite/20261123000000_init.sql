@@ -47,8 +47,8 @@ create table sessions (
   primary key (tenant_id, id),
   foreign key (tenant_id, user_id) references users (tenant_id, id) on delete cascade
 ) strict;
-create index sessions_list on sessions (tenant_id, created_at, id);
-create index sessions_by_user on sessions (tenant_id, user_id, created_at, id);
+create index sessions_list on sessions (tenant_id, expires_at, id);
+create index sessions_by_user on sessions (tenant_id, user_id, expires_at, id);
 
 create table api_keys (
   tenant_id text not null references tenants (id) on delete cascade,
@@ -188,6 +188,14 @@ create index idempotency_keys_list on idempotency_keys (tenant_id, expires_at, i
 create table encryption_keys (
   id text primary key,
   canary text not null,
+  created_at text not null,
+  updated_at text not null,
+  version integer not null
+) strict;
+
+create table leases (
+  id text primary key,
+  expires_at text not null,
   created_at text not null,
   updated_at text not null,
   version integer not null

@@ -135,6 +135,7 @@ function countCalls(raw: Storage) {
       count()
       return raw.commit(commit)
     },
+    compact: () => raw.compact(),
     ping() {
       count()
       return raw.ping()

@@ -109,7 +109,10 @@ export async function startSupabase(): Promise<LocalSupabase> {
 
 /** A copy of the migrated database is quick to make, but PostgREST serves one and starts slowly. */
 async function emptyTables(server: PostgresServer, database: string): Promise<void> {
-  await server.query(database, 'truncate public.tenants, public.encryption_keys cascade')
+  await server.query(
+    database,
+    'truncate public.tenants, public.encryption_keys, public.leases cascade'
+  )
 }
 
 /** The first rows of a project that others use: what is stored is removed again. */

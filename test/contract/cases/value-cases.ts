@@ -284,12 +284,15 @@ export const valueCases: readonly StorageCase[] = [
           for (const [given, normal] of times) {
             const row = sampleRow(resource, n++, { ...ownTargets(resource), [name]: given })
             const key = row[resource.key] as string
-            const [stored] = await storage.commit({ tenant, changes: [insertOf(resource, row)] })
+            const by = writer(resource, tenant, key)
+            const changes = [insertOf(resource, row)]
+            const [stored] = await storage.commit({ tenant: by, changes })
             assert.equal((stored as Stored)[name], normal, `${name} ${given}`)
             assert.deepEqual(await getRow(storage, resource, tenant, key), stored)
           }
           const row = sampleRow(resource, n++, { ...ownTargets(resource), [name]: '+010000-01-01' })
-          const work = storage.commit({ tenant, changes: [insertOf(resource, row)] })
+          const by = writer(resource, tenant, row[resource.key])
+          const work = storage.commit({ tenant: by, changes: [insertOf(resource, row)] })
           await assert.rejects(work, RangeError, `${name} after the year 9999`)
         }
       })
