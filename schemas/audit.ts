@@ -15,7 +15,11 @@ export const audit = defineResource({
     }),
     action: Type.String({ maxLength: 128, examples: ['flow.create'] }),
     resource: Type.String({ maxLength: 128, examples: ['flows'] }),
-    resource_id: Type.String({ maxLength: 256, examples: ['flow_onboarding'] }),
+    resource_id: Type.String({
+      description: 'The id of the row; of pruned rows, how many they are and how old.',
+      maxLength: 256,
+      examples: ['flow_onboarding']
+    }),
     fields: Type.Array(Type.String(), {
       description: 'Names of the fields that changed, never their values.',
       examples: [['name', 'status']]

@@ -101,6 +101,34 @@ export const Environment = Type.Object({
     description: 'How long a POST that is repeated with its Idempotency-Key is answered as before.'
   }),
 
+  RETENTION_AUDIT_DAYS: Type.Optional(
+    Type.Integer({
+      minimum: 1,
+      maximum: 36_500,
+      description: 'Age at which audit entries are deleted. Unset: never.'
+    })
+  ),
+  RETENTION_EXECUTIONS_DAYS: Type.Optional(
+    Type.Integer({
+      minimum: 1,
+      maximum: 36_500,
+      description: 'How long after they finished executions are deleted. Unset: never.'
+    })
+  ),
+  RETENTION_INTERVAL_SECONDS: Type.Integer({
+    minimum: 1,
+    maximum: 86_400,
+    default: 3600,
+    description:
+      'How often one of all instances deletes those, expired sessions and expired idempotency records.'
+  }),
+  RETENTION_BATCH_SIZE: Type.Integer({
+    minimum: 1,
+    maximum: 1000,
+    default: 100,
+    description: 'Most rows that it deletes at a time.'
+  }),
+
   STORAGE: Type.Optional(
     Choice(['memory', 'sqlite', 'postgres', 'supabase'], {
       description:

@@ -1,13 +1,13 @@
 import { StorageError } from '../adapters/storage/errors.js'
 import {
   ACROSS_TENANTS,
-  type Page,
   type Storage,
   type Stored,
   type TenantId
 } from '../adapters/storage/port.js'
 import { secrets } from '../schemas/secrets.js'
 import { tenants } from '../schemas/tenants.js'
+import { allRows } from './all-rows.js'
 import { DecryptionError, type Keyring } from './encryption.js'
 import { secretContext } from './secret-values.js'
 import { createStore } from './store.js'
@@ -39,7 +39,6 @@ export interface WalkOptions {
   readonly onProgress?: (report: Readonly<KeyReport>) => void
 }
 
-const PAGE = 200
 /** Rows at a time: those of SQLite share a transaction, and no server is kept from its own. */
 const AT_ONCE = 8
 
@@ -118,9 +117,10 @@ async function walk(
     }
   }
 
-  for await (const { id } of rowsOf(storage, tenants, ACROSS_TENANTS)) {
+  for await (const { id } of allRows(storage, { resource: tenants, tenant: ACROSS_TENANTS })) {
     let batch: SecretRow[] = []
-    for await (const row of rowsOf(storage, secrets, id as TenantId)) {
+    const from = { resource: secrets, tenant: id as TenantId }
+    for await (const row of allRows(storage, from)) {
       batch.push(row)
       if (batch.length < AT_ONCE) continue
       await Promise.all(batch.map(look))
@@ -145,21 +145,4 @@ function isCurrent(keyring: Keyring, { key_id }: SecretRow): boolean {
 async function countTenants(storage: Storage): Promise<number> {
   const from = { resource: tenants, tenant: ACROSS_TENANTS } as const
   return (await storage.list(from, { limit: 1, count: 'exact' })).total ?? 0
-}
-
-/** All rows, oldest first, so that one that is made meanwhile comes last. */
-async function* rowsOf<R extends typeof tenants | typeof secrets>(
-  storage: Storage,
-  resource: R,
-  tenant: TenantId | typeof ACROSS_TENANTS
-): AsyncGenerator<Stored<R>> {
-  let cursor: string | null = null
-  do {
-    const page: Page<Stored<R>> = await storage.list(
-      { resource, tenant },
-      { order: 'asc', limit: PAGE, ...(cursor ? { cursor } : {}) }
-    )
-    yield* page.rows
-    cursor = page.next
-  } while (cursor)
 }

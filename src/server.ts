@@ -9,6 +9,7 @@ import { ConfigurationError, loadEnvironmentFiles, readEnvironment } from './con
 import { demoLogin, seedDemoData } from './demo-data.js'
 import { type Opened, openBackend, openLlm } from './open.js'
 import { connectRedis } from './redis.js'
+import { startRetention } from './retention.js'
 import { mostStoppingMs, stopServing } from './stopping.js'
 import { version } from './version.js'
 
@@ -40,11 +41,14 @@ async function main(): Promise<void> {
   await listen(app, env)
   const { port } = app.server.address() as AddressInfo
   announce(env, opened, port, withDemoData)
+  const retention = startRetention({ storage, env, log: app.log })
 
   closeWithGrace({ delay: mostStoppingMs(env) }, async ({ err }) => {
     if (err) app.log.error({ err }, 'stopping after an error')
     stopping.abort()
+    const pruned = retention.stop()
     await stopServing(app, env, { atOnce: err !== undefined })
+    await pruned
     for (const provider of providers) provider.close()
     await storage.close()
     redis?.disconnect()
