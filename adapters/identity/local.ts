@@ -81,7 +81,9 @@ export async function openLocalIdentity(options: LocalIdentityOptions): Promise<
       key: secret,
       algorithms: ['HS256'],
       allowedIss: ISSUER,
-      allowedAud: audience
+      allowedAud: audience,
+      // What a token does not say is not checked, unless it has to say it.
+      requiredClaims: ['iss', 'aud', 'sub', 'exp']
     })
     return (token: string): Claims | null => {
       try {
