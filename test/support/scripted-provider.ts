@@ -32,6 +32,5 @@ export const scriptedProvider: LlmProvider = {
 }
 
 function failAsTold(prompt: string): void {
-  const failure = failures[prompt]
-  if (failure) throw failure()
+  if (Object.hasOwn(failures, prompt)) throw failures[prompt]?.()
 }
