@@ -56,6 +56,18 @@ t.test(
   }
 )
 
+t.test('one file chooses among the releases of better-sqlite3', async (t) => {
+  const chooser = 'adapters/storage/better-sqlite3.ts'
+  for (const file of layers.flatMap(sources)) {
+    if (file === chooser) continue
+    t.notMatch(
+      readFileSync(join(root, file), 'utf8'),
+      /(from|import\(|require\() ?'better-sqlite3/,
+      file
+    )
+  }
+})
+
 t.test('schemas import nothing but TypeBox', async (t) => {
   for (const file of sources('schemas')) {
     const text = readFileSync(join(root, file), 'utf8')

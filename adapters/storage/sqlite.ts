@@ -1,9 +1,9 @@
 import { mkdirSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import Database from 'better-sqlite3'
 import { resources } from '../../schemas/registry.js'
 import type { AnyResource, Column } from '../../schemas/resource.js'
+import Database, { type Connection, type Statement } from './better-sqlite3.js'
 import type { Driver, DriverChange, DriverQuery, DriverRow } from './driver.js'
 import { StorageError } from './errors.js'
 import { pendingMigrations, readMigrations, unknownMigrations } from './migrations.js'
@@ -226,7 +226,7 @@ function makeFolder(folder: string): void {
 const lockTimeoutAtStart = 5000
 
 /** Brings the schema to this release and returns its newest migration. */
-function migrate(db: Database.Database): string | null {
+function migrate(db: Connection): string | null {
   db.exec(
     `create table if not exists schema_migrations (
          version text primary key, checksum text not null, applied_at text not null
@@ -264,11 +264,11 @@ interface Table {
 }
 
 /** The statements of one resource, prepared when they are first needed. */
-function createTable(db: Database.Database, resource: AnyResource): Table {
+function createTable(db: Connection, resource: AnyResource): Table {
   const { name, key, scope, order, columns, unique } = resource
   const coded = columns.filter(({ kind }) => kind === 'json' || kind === 'boolean')
   const ofTenant = scope ? `${scope} = ? and ` : ''
-  const statements = new Map<string, Database.Statement<unknown[], SqlRow>>()
+  const statements = new Map<string, Statement<unknown[], SqlRow>>()
 
   /** The texts differ by shape only, never by value, so there are few. */
   function prepare(sql: string) {
@@ -424,12 +424,11 @@ function remaining({ since, until, order, after }: DriverQuery): Period {
 type Period = Pick<DriverQuery, 'since' | 'until'>
 
 /**
- * For each filterable field, and for none, the index that holds its rows in list order. A query
- * names its index: where there are no statistics, SQLite prefers one that leaves the filter to be
- * checked row by row as soon as a period is asked for, too.
+ * The name of each index of a table, by its columns. A query names its index: where there are no
+ * statistics, SQLite prefers one that leaves the filter to be checked row by row as soon as a period
+ * is asked for, too.
  */
-/** The name of each index of a table, by its columns. */
-function listIndexes(db: Database.Database, table: string): ReadonlyMap<string, string> {
+function listIndexes(db: Connection, table: string): ReadonlyMap<string, string> {
   const indexes = db
     .prepare<[string], { name: string; columns: string }>(
       `select list.name, group_concat(info.name order by info.seqno) as columns
@@ -453,7 +452,7 @@ function decodeValue({ kind }: Column, value: unknown): unknown {
 
 /** What a failed constraint means for the change that met it. */
 function constraintError(
-  db: Database.Database,
+  db: Connection,
   tenant: TenantId,
   change: DriverChange,
   error: unknown
@@ -481,7 +480,7 @@ function constraintError(
 }
 
 /** SQLite does not say which reference failed. */
-function danglingFields(db: Database.Database, tenant: TenantId, change: DriverChange): string[] {
+function danglingFields(db: Connection, tenant: TenantId, change: DriverChange): string[] {
   const values = 'row' in change ? change.row : 'set' in change ? change.set : {}
   const dangling = change.resource.references
     .filter(({ field }) => values[field] !== undefined && values[field] !== null)

@@ -1,8 +1,8 @@
 // What could be: bare Fastify with the same schemas, no sign-in, no tenants and no headers to
 // speak of. It logs one line for each request, as ours does, where Fastify alone logs two.
 import { randomUUID } from 'node:crypto'
-import Database from 'better-sqlite3'
 import fastify, { LogController } from 'fastify'
+import Database from '../../dist/adapters/storage/better-sqlite3.js'
 import { templates } from '../../dist/schemas/templates.js'
 import { announce, output } from './log.mjs'
 import { templateRow, timeOf } from './rows.mjs'

@@ -1,5 +1,5 @@
-import type Database from 'better-sqlite3'
 import t from 'tap'
+import type { Statement } from '../../adapters/storage/better-sqlite3.js'
 import { type From, type Query, SYSTEM, type TenantId } from '../../adapters/storage/port.js'
 import { createStorage } from '../../adapters/storage/storage.js'
 import { resources } from '../../schemas/registry.js'
@@ -171,11 +171,11 @@ async function recordSql(read: () => Promise<unknown>): Promise<string[]> {
   const recorded: string[] = []
   const prototype = Object.getPrototypeOf(db.prepare('select 1'))
   const { all, get } = prototype
-  prototype.all = function (this: Database.Statement, ...values: unknown[]) {
+  prototype.all = function (this: Statement, ...values: unknown[]) {
     recorded.push(this.source)
     return all.apply(this, values)
   }
-  prototype.get = function (this: Database.Statement, ...values: unknown[]) {
+  prototype.get = function (this: Statement, ...values: unknown[]) {
     recorded.push(this.source)
     return get.apply(this, values)
   }

@@ -2,8 +2,8 @@ import { chmod, mkdir, mkdtemp, open, readFile, rm, stat, writeFile } from 'node
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import Database from 'better-sqlite3'
 import t, { type Test } from 'tap'
+import Database, { type Connection } from '../../adapters/storage/better-sqlite3.js'
 import type { Driver } from '../../adapters/storage/driver.js'
 import { StorageError } from '../../adapters/storage/errors.js'
 import type { Storage, TenantId } from '../../adapters/storage/port.js'
@@ -42,7 +42,7 @@ async function preparedDatabase(t: Test): Promise<{ path: string; tenant: Tenant
 }
 
 /** Runs before each statement that the driver gives to `exec`; throws in its place. */
-function interceptExec(db: Database.Database, before: (sql: string) => void): void {
+function interceptExec(db: Connection, before: (sql: string) => void): void {
   const { exec } = Database.prototype
   db.exec = (sql) => {
     before(sql)
@@ -86,12 +86,17 @@ async function commitAll(
 /** Another process that holds the write lock until it is ended. */
 async function lockElsewhere(t: Test, path: string): Promise<Child> {
   const program = `
-    const db = new (require('better-sqlite3'))(process.argv[1])
+    const { default: Database } = await import('./adapters/storage/better-sqlite3.ts')
+    const db = new Database(process.argv[1])
     db.exec('begin immediate')
     console.log('locked')
     setInterval(() => {}, 1000)`
   const cwd = fileURLToPath(new URL('../..', import.meta.url))
-  const child = startChild(process.execPath, ['-e', program, path], { cwd })
+  const child = startChild(
+    process.execPath,
+    ['--import', 'tsx', '--input-type=module', '-e', program, path],
+    { cwd }
+  )
   t.teardown(() => unlock(child))
   await child.wrote('locked')
   return child

@@ -1,9 +1,9 @@
 import { randomInt } from 'node:crypto'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import Database from 'better-sqlite3'
 import fc from 'fast-check'
 import t from 'tap'
+import Database, { type Connection } from '../../adapters/storage/better-sqlite3.js'
 import type { Child } from '../support/child-process.js'
 import { addressOf, buildServer, startBuiltServer } from '../support/server.js'
 import { temporaryFolder } from '../support/storages.js'
@@ -286,7 +286,7 @@ function halves(file: string): unknown[] {
   )
 }
 
-function inFile<T>(file: string, look: (db: Database.Database) => T): T {
+function inFile<T>(file: string, look: (db: Connection) => T): T {
   const db = new Database(file)
   try {
     return look(db)

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
-import Database from 'better-sqlite3'
 import t from 'tap'
+import Database from '../../adapters/storage/better-sqlite3.js'
 import type { TenantId } from '../../adapters/storage/port.js'
 import { openSqlite } from '../../adapters/storage/sqlite.js'
 import { createStorage } from '../../adapters/storage/storage.js'

@@ -1,5 +1,5 @@
 import { writeSync } from 'node:fs'
-import Database from 'better-sqlite3'
+import Database from '../../adapters/storage/better-sqlite3.js'
 import type { TenantId } from '../../adapters/storage/port.js'
 import { openSqlite } from '../../adapters/storage/sqlite.js'
 import { createStorage } from '../../adapters/storage/storage.js'
