@@ -9,6 +9,7 @@ import { createStorage } from '../../adapters/storage/storage.js'
 import { templates } from '../../schemas/templates.js'
 import { runChild, startChild } from '../support/child-process.js'
 import { freePort } from '../support/free-port.js'
+import { lacks } from '../support/lacks.js'
 import {
   type PostgresServer,
   startPostgres,
@@ -29,12 +30,12 @@ async function temporaryFolder(t: Test): Promise<string> {
 await withStack(t, startPostgres, async (server) => {
   t.test(
     'TLS as the address asks for it',
-    { skip: !isInstalled('openssl') && 'openssl is not installed' },
+    { skip: lacks(!isInstalled('openssl') && 'openssl') },
     (t) => testTls(t, server)
   )
   t.test(
     'a pooler in transaction mode, which keeps no prepared statements',
-    { skip: !isInstalled('pgbouncer') && 'pgbouncer is not installed' },
+    { skip: lacks(!isInstalled('pgbouncer') && 'pgbouncer') },
     (t) => testPooler(t, server)
   )
 })

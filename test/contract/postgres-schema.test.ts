@@ -17,6 +17,7 @@ import { isTimestamp } from '../../adapters/storage/timestamp.js'
 import { resources } from '../../schemas/registry.js'
 import type { AnyResource, ColumnKind } from '../../schemas/resource.js'
 import { runChild } from '../support/child-process.js'
+import { lacks } from '../support/lacks.js'
 import { type PostgresServer, startPostgres, withStack } from '../support/postgres-stack.js'
 import { type LocalSupabase, startSupabase } from '../support/supabase-stack.js'
 
@@ -159,7 +160,7 @@ t.test('the schema on plain Postgres', (t) =>
 
     t.test(
       'goes in through psql',
-      { skip: !existsSync('/usr/bin/psql') && 'psql is not installed' },
+      { skip: lacks(!existsSync('/usr/bin/psql') && 'psql') },
       async (t) => {
         const empty = await server.createDatabase('empty')
         for (const version of versions)

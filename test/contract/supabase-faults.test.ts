@@ -55,6 +55,26 @@ await withStack(t, startSupabase, async (project) => {
     await assertLoad(t, storage, tenant, outcome)
   })
 
+  t.test(
+    'PostgREST has no connection left: nothing is stored, and it is over by itself',
+    async (t) => {
+      const query = (sql: string) => project.server.query('postgres', sql)
+      await query('alter role authenticator connection limit 0')
+      await query(
+        "select pg_terminate_backend(pid, 10000) from pg_stat_activity where usename = 'authenticator'"
+      )
+      const refused = await insert(storage, 'crowded-out').catch((error) => error)
+      t.match(refused, { code: /^(unavailable|outcome_unknown)$/ })
+      await t.rejects(read(storage, 'x'), { code: 'unavailable' })
+      await t.rejects(insert(storage, 'crowded-out'), { code: 'unavailable' })
+      await query('alter role authenticator connection limit -1')
+      while (!(await storage.ping().catch(() => null)));
+      t.equal(await read(storage, 'crowded-out'), null)
+      await insert(storage, 'after')
+      t.match(await read(storage, 'after'), { id: 'after' })
+    }
+  )
+
   await testCuts(t, project)
 })
 

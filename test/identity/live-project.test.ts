@@ -17,19 +17,20 @@ import { adminOf } from '../support/tidy-identity.js'
 
 /**
  * The tests as they run against a project of somebody: here it is one of local parts, started
- * apart and reached by its address and key alone, or by its database, too, for the migrations.
+ * apart and reached by its address and a key, `legacy` or not, and where it says so by its
+ * `database`, too.
  */
-const files: Readonly<Record<string, 'with its database' | 'without'>> = {
-  'test/api/users.test.ts': 'with its database',
-  'test/api/auth.test.ts': 'without',
-  'test/api/encryption-keys.test.ts': 'without',
-  'test/identity/supabase-faults.test.ts': 'without',
-  'test/contract/supabase.test.ts': 'with its database'
+const files: Readonly<Record<string, readonly ('legacy' | 'database')[]>> = {
+  'test/api/users.test.ts': ['legacy'],
+  'test/api/auth.test.ts': ['database'],
+  'test/api/encryption-keys.test.ts': [],
+  'test/identity/supabase-faults.test.ts': [],
+  'test/contract/supabase.test.ts': ['legacy', 'database']
 }
 
 t.test('a project that others use', (t) =>
   withStack(t, startSupabase, async (project) => {
-    const { url, key, server, database } = project
+    const { url, key, legacyKeys, server, database } = project
     const tenant = randomUUID() as TenantId
     await t.test('what the project has already', (t) => moveIn(t, project, tenant))
     const before = await inventory(project, tenant)
@@ -38,7 +39,7 @@ t.test('a project that others use', (t) =>
     // All at once, as several people may.
     await t.test('the tests pass there', (t) =>
       Promise.all(
-        Object.entries(files).map(async ([file, reach]) => {
+        Object.entries(files).map(async ([file, by]) => {
           const { PATH = '' } = process.env
           const env = {
             PATH,
@@ -46,8 +47,8 @@ t.test('a project that others use', (t) =>
             TAP_TIMEOUT: '300',
             TEST_STORAGE: 'supabase',
             SUPABASE_TEST_URL: url,
-            SUPABASE_TEST_SERVICE_ROLE_KEY: key,
-            ...(reach === 'without' ? {} : { SUPABASE_TEST_DB_URL: server.url(database) })
+            SUPABASE_TEST_SERVICE_ROLE_KEY: by.includes('legacy') ? legacyKeys.service_role : key,
+            ...(by.includes('database') ? { SUPABASE_TEST_DB_URL: server.url(database) } : {})
           }
           const path = packageFile(file).pathname
           const output = await runChild(process.execPath, ['--import', 'tsx', path], { env })

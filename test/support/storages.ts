@@ -9,6 +9,7 @@ import { openMemory } from '../../adapters/storage/memory.js'
 import type { Storage } from '../../adapters/storage/port.js'
 import { openSqlite } from '../../adapters/storage/sqlite.js'
 import { createStorage } from '../../adapters/storage/storage.js'
+import { lacks } from './lacks.js'
 import { type PostgresServer, startPostgres } from './postgres-stack.js'
 import {
   type LocalSupabase,
@@ -115,11 +116,6 @@ const allStorages: readonly TestStorage[] = [
     }
   }
 ]
-
-function lacks(...missing: readonly (string | false)[]): string | false {
-  const names = missing.filter(Boolean)
-  return names.length > 0 && process.env.CI !== 'true' && `needs ${names.join(' and ')}`
-}
 
 async function sharedProject(): Promise<{ url: string; key: string }> {
   const { url, key } = await (live ? openSupabaseProject() : sharedSupabase())
