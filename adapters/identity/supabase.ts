@@ -355,8 +355,9 @@ function refusal(error: unknown): unknown {
   return unavailable(error)
 }
 
+/** Accounts that were written into the tables of Auth by hand may have no metadata. */
 function isOurs({ app_metadata }: AuthUser): boolean {
-  return app_metadata[MARK] === true
+  return app_metadata?.[MARK] === true
 }
 
 function isOutcomeUnknown(error: unknown): boolean {

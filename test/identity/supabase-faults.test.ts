@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { Writable } from 'node:stream'
 import t, { type Test } from 'tap'
 import { openSupabaseIdentity } from '../../adapters/identity/supabase.js'
@@ -348,6 +349,21 @@ async function testForeign(t: Test, project: SupabaseProject) {
     t.strictSame(await stage.sides(email), { row: null, account: id })
     t.equal(await stage.login(email, password), 401, 'and signs nobody in here')
     t.equal(await stage.agree(t, admin.email, 'after a refused change'), admin.id)
+  })
+
+  await t.test('nor is one that was written into the tables of Auth by hand', async (t) => {
+    const email = stage.person()
+    const holder = { id: randomUUID(), email, app_metadata: null, created_at: '2020-01-01' }
+    const { proxy } = stage
+    const exists = '{"code":"email_exists","message":"already registered"}'
+    proxy.fail(makeAccount, { status: 422, body: exists })
+    proxy.fail(/^GET \/auth\/v1\/admin\/users/, {
+      status: 200,
+      body: JSON.stringify({ users: [holder] })
+    })
+    const answer = await admin.send('POST', '/users', { email, password, name: 'Eve' })
+    proxy.heal()
+    t.match([answer.statusCode, answer.json().code], [409, 'already_exists'])
   })
 
   await t.test('an address is not taken from a user who gave up nothing', async (t) => {
