@@ -76,9 +76,15 @@ interface Terms {
   startOfOpenTerm(folded: string): number
 }
 
-/** What belongs to a word, so that a term next to it is not a whole word. */
-const WORD = '[\\p{L}\\p{N}\\p{M}_]'
-const isWord = new RegExp(`^${WORD}$`, 'u')
+/** Letters of scripts that put no spaces between words: each is a word, as UAX #29 has it. */
+const UNSPACED = '[\\p{sc=Han}\\p{sc=Hira}\\p{sc=Thai}\\p{sc=Laoo}\\p{sc=Khmr}\\p{sc=Mymr}]'
+/** Of all others, what belongs to a word, so that a term next to it is not a whole word. */
+const SPACED = `[[\\p{L}\\p{N}_]--${UNSPACED}]`
+const isSpaced = new RegExp(`^${SPACED}`, 'v')
+const isUnspaced = new RegExp(`^${UNSPACED}`, 'v')
+const endsInWord = new RegExp(`${SPACED}\\p{M}*$`, 'v')
+const NOT_BEHIND_WORD = `(?<!${SPACED}\\p{M}*)`
+const notBehindWord = new RegExp(NOT_BEHIND_WORD, 'vy')
 
 function compileTerms(given: readonly string[]): Terms | null {
   // A mark at the start would belong to whatever stands before the term.
@@ -90,14 +96,15 @@ function compileTerms(given: readonly string[]): Terms | null {
   const terms = [...new Set(folded)].filter((term) => term !== '')
   if (terms.length === 0) return null
   const longest = Math.max(...terms.map(({ length }) => length))
-  const whole = anyOf(terms, `(?!${WORD})`)
-  const certain = anyOf(terms, `(?=[^\\p{L}\\p{N}\\p{M}_])`)
+  const beginnings = new Set(terms.flatMap(beginningsOf))
+  // A mark after a letter makes it another, in every script.
+  const whole = anyOf(terms, `(?![${SPACED}\\p{M}])`, '(?!\\p{M})')
+  const certain = anyOf(terms, `(?=[^${SPACED}\\p{M}])`, '(?=\\P{M})')
 
   function mayBegin(folded: string, at: number): boolean {
-    const rest = folded.slice(at)
-    if (!terms.some((term) => term.startsWith(rest))) return false
-    const before = charBefore(folded, at)
-    return before === undefined || !isWord.test(before) || !isWord.test(firstChar(rest))
+    if (!beginnings.has(folded.slice(at))) return false
+    notBehindWord.lastIndex = at
+    return !isSpaced.test(folded.slice(at, at + 2)) || notBehindWord.test(folded)
   }
 
   return {
@@ -111,14 +118,26 @@ function compileTerms(given: readonly string[]): Terms | null {
   }
 }
 
-function anyOf(terms: readonly string[], afterWord: string): RegExp {
-  const alternatives = terms.map((term) => {
+function beginningsOf(term: string): string[] {
+  return Array.from({ length: term.length }, (_, index) => term.slice(0, index + 1))
+}
+
+/** Terms with the same surroundings stand together: an alternation of mere texts is a quick one. */
+function anyOf(terms: readonly string[], afterSpaced: string, afterUnspaced: string): RegExp {
+  const groups = new Map<string, { before: string; texts: string[]; after: string }>()
+  for (const term of terms) {
+    const last = [...term.replace(/\p{M}+$/u, '')].at(-1) ?? ''
+    const before = isSpaced.test(term) ? NOT_BEHIND_WORD : ''
     // A term such as `c++` has no word at its end, so anything may follow.
-    const before = isWord.test(firstChar(term)) ? `(?<!${WORD})` : ''
-    const after = isWord.test(charBefore(term, term.length) as string) ? afterWord : ''
-    return before + term.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&') + after
-  })
-  return new RegExp(alternatives.join('|'), 'u')
+    const after = isSpaced.test(last) ? afterSpaced : isUnspaced.test(last) ? afterUnspaced : ''
+    const group = groups.get(before + after) ?? { before, texts: [], after }
+    group.texts.push(term.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&'))
+    groups.set(before + after, group)
+  }
+  const alternatives = [...groups.values()].map(
+    ({ before, texts, after }) => `${before}(?:${texts.join('|')})${after}`
+  )
+  return new RegExp(alternatives.join('|'), 'v')
 }
 
 /**
@@ -127,15 +146,25 @@ function anyOf(terms: readonly string[], afterWord: string): RegExp {
  * character folds alike whatever stands beside it, which the gate depends on.
  */
 export function fold(text: string): string {
-  return text
-    .normalize('NFKD')
-    .toUpperCase()
-    .toLowerCase()
-    .normalize('NFKD')
-    .replaceAll('ς', 'σ')
-    .replace(/\p{Default_Ignorable_Code_Point}/gu, '')
-    .replace(/\s+/gu, ' ')
+  return (
+    text
+      .normalize('NFKD')
+      .replace(/\p{Default_Ignorable_Code_Point}/gu, '')
+      // Some letters have no capital and some are none: all agree after both.
+      .toLowerCase()
+      .toUpperCase()
+      .toLowerCase()
+      .normalize('NFKD')
+      .replaceAll('ς', 'σ')
+      .replace(/\s+/gu, ' ')
+  )
 }
+
+/**
+ * A held text of this length is a character with endless marks or a term as long. To look at it
+ * again for each piece would take ever longer.
+ */
+const MANY = 1000
 
 /** A character together with the marks that follow it: what folds as one. */
 const characters =
@@ -144,41 +173,44 @@ const characters =
 function createGate(terms: Terms): Gate {
   /** What has come and not passed yet. */
   let held = ''
+  /** The length of the held text at which it is looked at again. */
+  let enough = 0
   /** Stands for the last character that has passed: a word, a space, or nothing of interest. */
   let passed: '' | ' ' | typeof INSIDE_WORD = ''
 
   /** The held text, folded, and for each unit of it where its character begins in the raw text. */
   function foldHeld() {
     let folded: string = passed
+    let endsInSpace = passed === ' '
     const starts: number[] = Array(passed.length).fill(0)
     let last = 0
     for (const { 0: character, index } of held.matchAll(characters)) {
       if (character === '') continue
       last = index
       let part = isPlain(character) ? character.toLowerCase() : fold(character)
-      if (part.startsWith(' ') && folded.endsWith(' ')) part = part.slice(1)
+      if (endsInSpace && part.startsWith(' ')) part = part.slice(1)
+      if (part !== '') endsInSpace = part.endsWith(' ')
       folded += part
       for (let unit = 0; unit < part.length; unit++) starts.push(index)
     }
     return { folded, starts, last }
   }
 
-  function remember(folded: string): void {
-    const before = charBefore(folded, folded.length)
-    if (before === undefined) return
-    passed = isWord.test(before) ? INSIDE_WORD : before === ' ' ? ' ' : ''
+  function remember(gone: string): void {
+    if (gone !== '') passed = endsInWord.test(gone) ? INSIDE_WORD : gone.endsWith(' ') ? ' ' : ''
   }
 
   return {
     push(piece) {
       held += piece
+      if (held.length < enough) return ''
       const { folded, starts, last } = foldHeld()
       if (terms.endsIn(folded)) withhold()
       // The last character stays in any case: a mark may follow and make it another.
       const end = Math.min(starts[terms.startOfOpenTerm(folded)] ?? last, last)
-      if (end === 0) return ''
       const released = held.slice(0, end)
       held = held.slice(end)
+      enough = held.length > MANY ? held.length * 1.1 : 0
       const kept = starts.findIndex((start, unit) => unit >= passed.length && start >= end)
       remember(kept < 0 ? folded : folded.slice(0, kept))
       return released
@@ -194,17 +226,9 @@ function createGate(terms: Terms): Gate {
   }
 }
 
-/** A mark: no term begins with one, and none begins behind one. */
-const INSIDE_WORD = '\u0301'
+/** A capital letter: no folded term has one. */
+const INSIDE_WORD = 'Q'
 
 function isPlain(character: string): boolean {
-  return character.length === 1 && character > ' ' && character <= '~'
-}
-
-function firstChar(text: string): string {
-  return String.fromCodePoint(text.codePointAt(0) as number)
-}
-
-function charBefore(text: string, index: number): string | undefined {
-  return index <= 0 ? undefined : [...text.slice(Math.max(0, index - 2), index)].at(-1)
+  return character.length === 1 && character >= ' ' && character <= '~'
 }

@@ -28,12 +28,24 @@ t.test('terms match as whole words, whatever the case and the form', async (t) =
     ['café', 'CAFE\u0301'],
     ['cafe\u0301', 'Café'],
     ['straße', 'STRASSE'],
+    ['straße', 'STRAẞE'],
+    ['ạ\u0301', 'a\u0301\u200b\u0323'],
     ['ΟΔΟΣ', 'οδος'],
     ['ΟΔΟΣ', 'οδοσ'],
     ['ﬁsh', 'FISH'],
     ['two words', 'Two\n \twords'],
     ['c++', 'I like C++17'],
     ['東京', '「東京」'],
+    // Where no spaces are written, a word is not known by what stands beside it.
+    ['東京', '私は東京都に住む'],
+    ['ばか', 'あなたはばかです'],
+    ['กรุงเทพ', 'ฉันอยู่กรุงเทพฯ'],
+    ['ကား', 'ဒီကားကောင်း'],
+    ['foo', 'これがfooです'],
+    ['テスト', '東京テストする'],
+    ['東京', 'foo東京bar'],
+    ['foo-bar', 'A foo-bar!'],
+    ['and/or', 'and/or'],
     ['각', '\u1100\u1161\u11a8'],
     ['a.b', 'a.b'],
     [' padded ', 'so padded it was']
@@ -47,6 +59,10 @@ t.test('terms match as whole words, whatever the case and the form', async (t) =
     ['foo', 'f oo'],
     ['cafe', 'café'],
     ['가', '각'],
+    ['か', 'が'],
+    ['กา', 'ก่า'],
+    ['テスト', 'テストケース'],
+    ['서울', '서울에서'],
     ['two words', 'twowords'],
     ['a.b', 'axb'],
     ['', 'anything'],
@@ -184,8 +200,9 @@ function pass(gate: Gate, pieces: readonly string[]): { sent: string; stopped: b
 /** Where the term begins that ends first. Letters stand for what is before and after a part. */
 function startOfFirstTerm(text: string, moderation: Moderation): number {
   const contains = (from: number, to: number) => {
-    const before = /[\p{L}\p{N}\p{M}_]\u200b*$/u.test(text.slice(0, from)) ? 'Q' : ' '
-    const after = /^\u200b*[\p{L}\p{N}\p{M}_]/u.test(text.slice(to)) ? 'Q' : ' '
+    const before = /[a-zßé_][\p{M}\u200b]*$/iu.test(text.slice(0, from)) ? 'Q' : ' '
+    const [mark, letter] = /^\u200b*(?:(\p{M})|([a-zßé_]))?/iu.exec(text.slice(to))?.slice(1) ?? []
+    const after = mark ? mark.repeat(9) : letter ? 'Q' : ' '
     return !moderation.passes(before + text.slice(from, to) + after)
   }
   let to = 0
@@ -212,7 +229,10 @@ t.test('a gate stops where a whole text is banned, and before the term', async (
       '\u0301',
       '\u200b',
       'ß',
-      '🙂'
+      '🙂',
+      '東',
+      'か',
+      '\u3099'
     ]
   )
   const texts = fc.array(alphabet, { maxLength: 12 }).map((parts) => parts.join(''))
@@ -236,15 +256,33 @@ t.test('a gate stops where a whole text is banned, and before the term', async (
   t.pass()
 })
 
+t.test('many terms and odd texts take no time to speak of', async (t) => {
+  const bannedTerms = Array.from({ length: 1000 }, (_, number) => `open ${number} sesame`)
+  const moderation = createModeration({ ...rules, bannedTerms, maxChars: 100_000 })
+  for (const text of ['open ', 'o', '\u0301', 'a\u0301\u200b'])
+    moderation.assertAllowed({ prompt: text.repeat(100_000 / text.length) })
+  for (const piece of ['open ', '\u0301', '\u200b']) {
+    const { sent } = pass(moderation.openGate(), Array(20_000).fill(piece))
+    t.equal(sent.length, 20_000 * piece.length)
+  }
+  const whole = 'word and '.repeat(20_000)
+  t.equal(pass(moderation.openGate(), [whole]).sent, whole)
+})
+
 t.test('no piece of a term is sent, however it is cut', async (t) => {
-  const text = 'So: open \u200b Sesame, now'
-  const moderation = createModeration({ ...rules, bannedTerms: ['open sesame'] })
-  for (let one = 0; one <= text.length; one++)
-    for (let two = one; two <= text.length; two++) {
-      const pieces = [text.slice(0, one), text.slice(one, two), text.slice(two)]
-      const { sent, stopped } = pass(moderation.openGate(), pieces)
-      if (!stopped || !'So: '.startsWith(sent)) t.fail(JSON.stringify({ pieces, sent }))
-    }
+  for (const [text, bannedTerm, passes] of [
+    ['So: open \u200b Sesame, now', 'open sesame', 'So: '],
+    ['So: 🙂🙂b, now', '🙂b', 'So: 🙂'],
+    ['が、東京へ', '東京', 'が、']
+  ] as const) {
+    const moderation = createModeration({ ...rules, bannedTerms: [bannedTerm] })
+    for (let one = 0; one <= text.length; one++)
+      for (let two = one; two <= text.length; two++) {
+        const pieces = [text.slice(0, one), text.slice(one, two), text.slice(two)]
+        const { sent, stopped } = pass(moderation.openGate(), pieces)
+        if (!stopped || !passes.startsWith(sent)) t.fail(JSON.stringify({ pieces, sent }))
+      }
+  }
   t.pass()
 })
 
