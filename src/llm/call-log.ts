@@ -47,18 +47,25 @@ export function openCallLog(options: CallLogOptions): CallLog {
     return { size: found?.isFile() ? found.size : 0, begun: begun ?? now() }
   }
 
+  function isFull({ size, begun }: { size: number; begun: number }): boolean {
+    return size > 0 && (size >= maxBytes || now() - begun >= maxAgeMs)
+  }
+
   async function append(text: string): Promise<void> {
     file ??= await look()
-    const { size, begun } = file
-    if (size > 0 && (size >= maxBytes || now() - begun >= maxAgeMs)) {
+    // Another process, or somebody who tidies up, may have been here first.
+    if (isFull(file)) file = await look()
+    if (isFull(file)) {
       await rename(path, await freeName(path, now()))
       await removeOldest(path, maxFiles - 1)
       file = { size: 0, begun: now() }
     }
+    // What failed may have left half a line.
+    const whole = failing && file.size > 0 ? `\n${text}` : text
     const handle = await open(path, 'a')
     try {
-      await handle.appendFile(text)
-      file.size += Buffer.byteLength(text)
+      await handle.appendFile(whole)
+      file.size += Buffer.byteLength(whole)
     } finally {
       await handle.close()
     }
@@ -73,9 +80,13 @@ export function openCallLog(options: CallLogOptions): CallLog {
       failing = false
     } catch (error) {
       file = undefined
-      if (!failing) warn(error, 'LLM calls cannot be logged; lines are lost until they can')
-      failing = true
+      lose(error)
     }
+  }
+
+  function lose(error: unknown): void {
+    if (!failing) warn(error, 'LLM calls cannot be logged; lines are lost until they can')
+    failing = true
   }
 
   function flush(): Promise<void> {
@@ -87,7 +98,10 @@ export function openCallLog(options: CallLogOptions): CallLog {
 
   return {
     write(line) {
-      if (waiting.length > MOST_WAITING) return
+      if (waiting.length > MOST_WAITING) {
+        lose(new Error('The disk does not keep up'))
+        return
+      }
       waiting += `${JSON.stringify(line)}\n`
       timer ??= setTimeout(flush, GATHER_MS).unref()
     },

@@ -146,6 +146,17 @@ t.test('files of the same moment do not overwrite each other, and strangers stay
   ])
 })
 
+t.test('a file that somebody else has moved away costs no line', async (t) => {
+  const { log, path, files, read } = logIn(t, { maxBytes: 1 })
+  log.write({ n: 1 })
+  await log.flush()
+  rmSync(path)
+  log.write({ n: 2 })
+  await log.flush()
+  t.strictSame(files(), ['llm.log'])
+  t.equal(read(), '{"n":2}\n')
+})
+
 t.test('lines that were written before a restart stay', async (t) => {
   const { log, path, read } = logIn(t)
   mkdirSync(join(path, '..'), { recursive: true })
@@ -171,6 +182,18 @@ t.test('a full disk costs lines and one warning, and no request', async (t) => {
   await log.flush()
   t.equal(read(), '{"n":3}\n', 'and goes on when there is room')
 
+  rmSync(path)
+  symlinkSync('/dev/full', path)
+  log.write({ n: 4 })
+  await log.flush()
+  t.equal(warnings.length, 2)
+  rmSync(path)
+  // As a disk leaves it that was full in the middle of a line.
+  writeFileSync(path, '{"n":')
+  log.write({ n: 5 })
+  await log.flush()
+  t.equal(read(), '{"n":\n{"n":5}\n', 'half a line spoils no other')
+
   const upstream = await startUpstream(t)
   const { admin } = await llmApi(t, upstream.url, { env: { LLM_LOG_PATH: '/dev/full' } })
   for (const _ of [1, 2, 3]) {
@@ -180,9 +203,10 @@ t.test('a full disk costs lines and one warning, and no request', async (t) => {
 })
 
 t.test('a disk that hangs does not fill the memory', async (t) => {
-  const { log, read } = logIn(t)
+  const { log, read, warnings } = logIn(t)
   const line = { text: 'x'.repeat(1_000_000) }
   for (let n = 0; n < 20; n++) log.write(line)
   await log.close()
   t.ok(read().length < 7_000_000)
+  t.equal(warnings.length, 1)
 })
