@@ -114,8 +114,8 @@ export const LlmEvents = Type.String({
   description:
     'Server-Sent Events. `data` is `{"delta":"…"}` for each piece of the answer and, in the end, ' +
     '`{"done":true,"content":"…","model":"…","created":0,"usage":{…}}`. What fails after the ' +
-    'headers is an event named `error` whose data is a Problem. Comments (`: ping`) say that the ' +
-    'stream is alive.',
+    'headers is an event named `error` whose data is a Problem, and where that would ' +
+    'come with Retry-After, `retry_after`. Comments (`: ping`) say that the stream is alive.',
   examples: [
     'data: {"delta":"Wel"}\n\ndata: {"delta":"come!"}\n\n' +
       'data: {"done":true,"content":"Welcome!","model":"gpt-4o-mini","created":1769851800,"usage":null}\n\n'

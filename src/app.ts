@@ -11,6 +11,7 @@ import { connections } from '../schemas/connections.js'
 import type { Environment } from '../schemas/environment.js'
 import { templates } from '../schemas/templates.js'
 import { createAccounts } from './accounts.js'
+import { answerHeaders } from './answer-headers.js'
 import { createApiKeys } from './api-keys.js'
 import { authenticate } from './authenticate.js'
 import { assertClean } from './clean-values.js'
@@ -115,7 +116,10 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     await app.register(cors, {
       origin: env.CORS_ORIGIN === '*' ? '*' : env.CORS_ORIGIN.split(',').map((each) => each.trim()),
       methods: ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'],
-      exposedHeaders: ['ETag', 'Link', 'Location', 'X-Total-Count', 'X-Request-Id', 'Retry-After']
+      exposedHeaders: [
+        ...Object.keys(answerHeaders),
+        ...['RateLimit-Limit', 'RateLimit-Remaining', 'RateLimit-Reset']
+      ]
     })
   await refuseOverload(app, env)
   await app.register(rateLimit, {

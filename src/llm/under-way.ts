@@ -30,7 +30,9 @@ export function createUnderWay(): UnderWay {
       }
       const leave = () => abort(GONE)
       tasks.add(abort)
-      response.once('close', leave)
+      // Whoever went while the request was let in is not heard going.
+      if (response.destroyed) leave()
+      else response.once('close', leave)
       return {
         get signal() {
           controller ??= new AbortController()

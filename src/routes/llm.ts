@@ -135,12 +135,14 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
           if (behind) await behind
         }
       } catch (error) {
-        if (task.gone()) return
-        const problem = toApiError(error)
-        if (problem.statusCode >= 500) request.log.error({ err: error }, problem.detail)
-        events.send(problem.toProblem(request.id), 'error')
+        if (!task.gone()) {
+          const problem = toApiError(error)
+          if (problem.statusCode >= 500) request.log.error({ err: error }, problem.detail)
+          events.send(toErrorEvent(problem, request.id), 'error')
+        }
+      } finally {
+        events.end()
       }
-      events.end()
     } finally {
       task.end()
     }
@@ -217,6 +219,13 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
   })
 }
 
+/** The problem, with what would be in a header of it were the headers not long gone. */
+function toErrorEvent(problem: ApiError, requestId: string): object {
+  const retryAfter = problem.extra.headers?.['retry-after']
+  const wait = retryAfter === undefined ? {} : { retry_after: Number(retryAfter) }
+  return { ...problem.toProblem(requestId), ...wait }
+}
+
 function originOf(
   request: Pick<FastifyRequest, 'id' | 'routeOptions'>,
   { account }: Caller
@@ -242,6 +251,11 @@ function limitCalls(app: FastifyInstance, max: number) {
   ]
 
   return async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
+    // Whoever has gone again has no address, and no use for an answer.
+    if (reply.raw.destroyed) {
+      reply.hijack()
+      return
+    }
     let least = Number.POSITIVE_INFINITY
     for (const count of limiters) {
       const counted = await count(request)

@@ -112,7 +112,12 @@ function emitted(redis: Redis, event: 'close' | 'ready'): Promise<void> {
 }
 
 /** Two instances of the API on one storage that count in one Redis, and what they log. */
-async function twoInstances(t: Teardown, url: string, max: string) {
+async function twoInstances(
+  t: Teardown,
+  url: string,
+  max: string,
+  env: Readonly<Record<string, string>> = {}
+) {
   const upstream = await startUpstream(t)
   const storage = await (testStorages[0] as (typeof testStorages)[0]).open(t)
   const identity = await openLocalIdentity({
@@ -137,7 +142,7 @@ async function twoInstances(t: Teardown, url: string, max: string) {
       identity,
       redis,
       logger: { level: 'info', stream },
-      env: { LLM_RATE_LIMIT_PER_MINUTE: max }
+      env: { LLM_RATE_LIMIT_PER_MINUTE: max, ...env }
     })
   }
   const [one, two] = [await open(), await open()]
@@ -175,6 +180,15 @@ t.test('instances count together in Redis, and each alone while it is away', asy
   )
   t.equal(await status(one), 429, 'together again')
   t.equal(lines.filter(({ msg }) => msg.startsWith('Redis is back')).length, 2)
+})
+
+t.test('sign-ins count together in Redis, too', async (t) => {
+  const redis = await startRedis(t)
+  const { one, two } = await twoInstances(t, redis.url, '1', { AUTH_RATE_LIMIT_PER_MINUTE: '3' })
+  const body = { email: 'nobody@example.com', password: 'not known here' }
+  const status = async (send: typeof one) => (await send('POST', '/auth/login', body)).statusCode
+  t.strictSame([await status(one), await status(two), await status(one)], [401, 401, 401])
+  t.strictSame([await status(one), await status(two)], [429, 429])
 })
 
 t.test('a Redis that hangs counts as away', async (t) => {

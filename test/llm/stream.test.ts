@@ -51,6 +51,23 @@ t.test('both streams send the pieces and, in the end, the whole', async (t) => {
     t.match(body, { model: 'm', temperature: 1, max_tokens: 9, stream: true })
 })
 
+t.test('a page of another origin can read both, and what their headers say', async (t) => {
+  const upstream = await startUpstream(t)
+  const origin = 'https://app.example.com'
+  const { app, admin } = await llmApi(t, upstream.url, { env: { CORS_ORIGIN: origin } })
+  for (const url of ['/api/llm/complete', '/api/llm/stream']) {
+    const { headers } = await app.inject({
+      method: 'POST',
+      url,
+      headers: { origin, authorization: `Bearer ${admin.token}` },
+      payload: { prompt: 'Hi' }
+    })
+    t.equal(headers['access-control-allow-origin'], origin)
+    for (const name of ['X-Cache', 'Retry-After', 'RateLimit-Remaining'])
+      t.match(headers['access-control-expose-headers'], name)
+  }
+})
+
 t.test('the headers come at once, and pings while there is nothing else', async (t) => {
   const upstream = await startUpstream(t, () => {})
   const api = await llmApi(t, upstream.url, { env: { LLM_PING_MS: '20' } })
@@ -109,6 +126,11 @@ t.test('what fails after the headers is an event with a problem', async (t) => {
     { event: 'error', data: { status: 502, code: 'provider_credentials', request_id: String } }
   ])
 
+  upstream.answer = refuseWith(429, {}, { 'retry-after': '17' })
+  t.match(await stream(), [
+    { event: 'error', data: { status: 429, code: 'provider_rate_limited', retry_after: 17 } }
+  ])
+
   upstream.answer = (request) => {
     beginStream(request)
     sendPiece(request, 'Hel')
@@ -135,7 +157,7 @@ t.test('what fails after the headers is an event with a problem', async (t) => {
     { data: { delta: 'Hel' } },
     { event: 'error', data: { status: 504, code: 'provider_timeout' } }
   ])
-  await (await upstream.received(3)).aborted
+  await (await upstream.received(4)).aborted
 })
 
 t.test('what can be refused at once is no stream', async (t) => {
