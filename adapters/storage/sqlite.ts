@@ -1,4 +1,4 @@
-import { mkdirSync } from 'node:fs'
+import { accessSync, constants, mkdirSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { resources } from '../../schemas/registry.js'
@@ -197,6 +197,7 @@ function answer(members: readonly Member[], outcomes: readonly Outcome[]): void 
 function openDatabase({ path, maxPages }: SqliteOptions) {
   return guard(() => {
     makeFolder(dirname(resolve(path)))
+    assertWritable(path)
     const db = new Database(path, { timeout: lockTimeoutAtStart })
     try {
       // Must come before the first table; has no effect on a file that has one.
@@ -220,6 +221,20 @@ function makeFolder(folder: string): void {
   } catch (cause) {
     throw new StorageError('unavailable', { cause }, outages.SQLITE_CANTOPEN)
   }
+}
+
+/**
+ * SQLite would give the files that it makes beside a read-only one the same permissions, and leave
+ * them: it would still be read-only when only its own are put right.
+ */
+function assertWritable(path: string): void {
+  for (const file of [path, `${path}-wal`, `${path}-shm`])
+    try {
+      accessSync(file, constants.W_OK)
+    } catch (cause) {
+      if (['EACCES', 'EPERM', 'EROFS'].includes(codeOf(cause)))
+        throw new StorageError('unavailable', { cause }, `The database file is read-only: ${file}`)
+    }
 }
 
 /** Nothing else runs yet, so the event loop may wait for another process to finish migrating. */
@@ -508,7 +523,7 @@ const outages: Readonly<Record<string, string>> = {
   SQLITE_LOCKED: 'Another process holds the database lock.',
   SQLITE_FULL: 'The disk, or the quota of the database file, is full.',
   SQLITE_IOERR: 'The disk answered with an error.',
-  SQLITE_READONLY: 'The database file is read-only.',
+  SQLITE_READONLY: 'The database file, or its folder, is read-only.',
   SQLITE_CANTOPEN: 'The database file cannot be opened.',
   SQLITE_CORRUPT: 'The database file is damaged.',
   SQLITE_NOTADB: 'The file is not an SQLite database.'
