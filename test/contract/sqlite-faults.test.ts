@@ -10,8 +10,9 @@ import type { Storage, TenantId } from '../../adapters/storage/port.js'
 import { openSqlite, type SqliteOptions } from '../../adapters/storage/sqlite.js'
 import { createStorage } from '../../adapters/storage/storage.js'
 import { templates } from '../../schemas/templates.js'
-import { type Child, runChild, startChild } from '../support/child-process.js'
+import { runChild } from '../support/child-process.js'
 import { openWithConnection } from '../support/sqlite-connection.js'
+import { lockElsewhere } from '../support/sqlite-lock.js'
 import { createTenant } from '../support/stored-samples.js'
 
 const sqliteModule = new URL('../../adapters/storage/sqlite.ts', import.meta.url).href
@@ -81,30 +82,6 @@ async function commitAll(
     )
   )
   return acknowledged.sort()
-}
-
-/** Another process that holds the write lock until it is ended. */
-async function lockElsewhere(t: Test, path: string): Promise<Child> {
-  const program = `
-    const { default: Database } = await import('./adapters/storage/better-sqlite3.ts')
-    const db = new Database(process.argv[1])
-    db.exec('begin immediate')
-    console.log('locked')
-    setInterval(() => {}, 1000)`
-  const cwd = fileURLToPath(new URL('../..', import.meta.url))
-  const child = startChild(
-    process.execPath,
-    ['--import', 'tsx', '--input-type=module', '-e', program, path],
-    { cwd }
-  )
-  t.teardown(() => unlock(child))
-  await child.wrote('locked')
-  return child
-}
-
-async function unlock(child: Child): Promise<void> {
-  child.signal('SIGKILL')
-  await child.ended()
 }
 
 /** Permissions do not bind the superuser, so that a test run by one must step down for a moment. */
@@ -306,7 +283,7 @@ t.test('a transaction that SQLite ends by itself takes the whole group along', a
 t.test('a write lock of another process is waited for while the event loop runs', async (t) => {
   const { path, tenant } = await preparedDatabase(t)
   const storage = openStorage(t, { path, lockTimeout: 60_000 })
-  const other = await lockElsewhere(t, path)
+  const unlock = await lockElsewhere(t, path)
   let answered = false
   const commits = ['a', 'b'].map((id) =>
     insertTemplate(storage, tenant, id).then(() => {
@@ -318,7 +295,7 @@ t.test('a write lock of another process is waited for while the event loop runs'
     await new Promise((resolve) => setTimeout(resolve, 1))
   }
   t.notOk(answered, 'commits wait')
-  await unlock(other)
+  await unlock()
   await Promise.all(commits)
   t.strictSame(await templateIds(storage, tenant), ['a', 'b'])
 })
@@ -326,13 +303,13 @@ t.test('a write lock of another process is waited for while the event loop runs'
 t.test('a write lock that is held too long', async (t) => {
   const { path, tenant } = await preparedDatabase(t)
   const storage = openStorage(t, { path, lockTimeout: 1 })
-  const other = await lockElsewhere(t, path)
+  const unlock = await lockElsewhere(t, path)
   const outcomes = await Promise.allSettled(
     ['a', 'b'].map((id) => insertTemplate(storage, tenant, id))
   )
   for (const outcome of outcomes)
     t.match(outcome, { status: 'rejected', reason: { code: 'unavailable', message: /lock/ } })
-  await unlock(other)
+  await unlock()
   t.strictSame(await templateIds(storage, tenant), [], 'nothing is stored late')
   await insertTemplate(storage, tenant, 'c')
   t.strictSame(await templateIds(storage, tenant), ['c'])
@@ -341,10 +318,10 @@ t.test('a write lock that is held too long', async (t) => {
 t.test('closing waits for the commits that wait for the lock', async (t) => {
   const { path, tenant } = await preparedDatabase(t)
   const storage = openStorage(t, { path, lockTimeout: 60_000 })
-  const other = await lockElsewhere(t, path)
+  const unlock = await lockElsewhere(t, path)
   const commit = insertTemplate(storage, tenant, 'a')
   const closed = storage.close()
-  await unlock(other)
+  await unlock()
   await Promise.all([commit, closed])
   t.strictSame(await templateIds(openStorage(t, { path }), tenant), ['a'])
 })

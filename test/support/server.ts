@@ -18,13 +18,17 @@ export function startServer(
   return startProgram(t, folder, env, ['--import', tsx, server, ...args])
 }
 
-/** The same from the build, which starts faster: for tests that start it many times. */
+/**
+ * The same from the build, which starts faster: for tests that start it many times.
+ * @param under a program, and its arguments, that becomes the server.
+ */
 export function startBuiltServer(
   t: Teardown,
   folder: string,
-  env: Readonly<Record<string, string>> = {}
+  env: Readonly<Record<string, string>> = {},
+  under: readonly string[] = []
 ): Child {
-  return startProgram(t, folder, env, [packageFile('dist/src/server.js').pathname])
+  return startProgram(t, folder, env, [packageFile('dist/src/server.js').pathname], under)
 }
 
 /** Brings the build up to the sources. */
@@ -37,10 +41,12 @@ function startProgram(
   t: Teardown,
   folder: string,
   env: Readonly<Record<string, string>>,
-  args: string[]
+  args: readonly string[],
+  under: readonly string[] = []
 ): Child {
   const { PATH = '' } = process.env
-  const child = startChild(process.execPath, args, {
+  const [command, ...rest] = [...under, process.execPath, ...args] as [string, ...string[]]
+  const child = startChild(command, rest, {
     cwd: folder,
     // A slow machine is no failure.
     env: { PATH, PORT: '0', OVERLOAD_EVENT_LOOP_DELAY_MS: '0', ...env }
