@@ -244,21 +244,22 @@ for (const on of testStorages) {
       const { left, expected } = await filledTenant(storage)
       const [asleep, awake] = [gate(), gate()]
       const sleeping = instanceOn(storage, async (batch) => {
-        if (batch !== 2) return
+        if (batch !== 3) return
         asleep.open()
         await awake.passed
       })
-      const first = settings(sleeping.storage, { RETENTION_BATCH_SIZE: '1' })
+      const first = settings(sleeping.storage, { ...everything, RETENTION_BATCH_SIZE: '1' })
       const late = prune(first)
       await asleep.passed
-      await prune(settings(storage, everything, 2))
+      // The other leaves what the first is about to delete.
+      t.equal(await prune(settings(storage, {}, 2)), 60 * MINUTE_MS)
       awake.open()
       t.equal(await late, MINUTE_MS)
       t.match(first.log.lines, [
         { level: 'info', message: /another instance/ },
-        { pruned: { idempotency_keys: 1 } }
+        { pruned: { idempotency_keys: 1, sessions: 1 } }
       ])
-      t.strictSame(await left(), expected('kept'))
+      t.strictSame(await left(), expected('kept', 'old'))
     })
 
     t.test('rows that others change or delete meanwhile', async (t) => {
