@@ -8,9 +8,11 @@ export class NoAnswer extends Error {
   readonly wasSent: boolean
 
   constructor(cause: unknown) {
-    const { message, cause: inner } = cause as Error & { cause?: NodeJS.ErrnoException }
-    super(inner?.message || inner?.code || message, { cause })
-    this.wasSent = !beforeSending.test(inner?.code ?? '')
+    const outer = cause as NodeJS.ErrnoException & { cause?: NodeJS.ErrnoException }
+    // The built-in fetch says no more than that it failed; its cause says why.
+    const { message, code } = outer.cause ?? outer
+    super(message || code || outer.message, { cause })
+    this.wasSent = !beforeSending.test(code ?? '')
   }
 }
 
@@ -19,10 +21,11 @@ export class NoAnswer extends Error {
  * @throws NoAnswer
  */
 export async function fetchText(
+  send: typeof fetch,
   ...request: Parameters<typeof fetch>
 ): Promise<{ response: Response; text: string }> {
   try {
-    const response = await fetch(...request)
+    const response = await send(...request)
     return { response, text: await response.text() }
   } catch (error) {
     throw new NoAnswer(error)

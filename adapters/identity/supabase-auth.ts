@@ -121,7 +121,7 @@ export function connectAuthServer(project: string, key: string, timeoutMs: numbe
 
 /** @throws AuthRefusal or NoAnswer: also for a success that Auth did not write, but a proxy. */
 async function fetchSuccess(...request: Parameters<typeof fetch>): Promise<Response> {
-  const { response, text } = await fetchText(...request)
+  const { response, text } = await fetchText(fetch, ...request)
   if (!response.ok) throw new AuthRefusal(response.status, text)
   if (text && !isJson(text)) throw new AuthRefusal(502, '')
   return new Response(text || null, { status: response.status })

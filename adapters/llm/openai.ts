@@ -4,7 +4,7 @@ import type {
   ChatCompletionCreateParams,
   ChatCompletionMessageParam
 } from 'openai/resources/chat/completions'
-import { createKeepAliveFetch } from './keep-alive-fetch.js'
+import { createKeepAliveFetch } from '../keep-alive-fetch.js'
 import {
   type Completion,
   LlmError,
@@ -15,12 +15,15 @@ import {
 } from './port.js'
 import type { ProviderSettings, ProviderTimeouts } from './registry.js'
 
+/** What an answer may take up in memory, in characters. */
+const MOST_TEXT = 16 * 1024 * 1024
+
 /** OpenAI, or any server that speaks its chat completions, through the official package. */
 export function openOpenAi(
   { name, url, key, model }: ProviderSettings,
   timeouts: ProviderTimeouts
 ): LlmProvider {
-  const connections = createKeepAliveFetch(url)
+  const connections = createKeepAliveFetch(url, { resends: true, mostText: MOST_TEXT })
   const client = new OpenAI({
     apiKey: key,
     baseURL: url,

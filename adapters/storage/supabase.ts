@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createClient } from '@supabase/supabase-js'
 import { fetchText, NoAnswer } from '../fetch-text.js'
+import { createKeepAliveFetch } from '../keep-alive-fetch.js'
 import type { Driver, DriverQuery } from './driver.js'
 import { StorageError } from './errors.js'
 import { readMigrations } from './migrations.js'
@@ -30,6 +31,8 @@ export interface SupabaseOptions {
 const READ_TRIES = 3
 const COMMIT_TRIES = 5
 const RETRY_MS = 50
+/** Shorter than gateways keep idle connections: a commit may not meet one that is being closed. */
+const IDLE_MS = 4000
 
 /**
  * A Supabase project through its REST interface. A get, a page and a commit take one HTTP request
@@ -38,7 +41,9 @@ const RETRY_MS = 50
  */
 export async function openSupabase(options: SupabaseOptions): Promise<Driver> {
   const { timeoutMs = 10_000, onWarning = (message) => process.emitWarning(message) } = options
-  const client = createServiceClient(options)
+  // A commit whose answer was lost is never sent again.
+  const connections = createKeepAliveFetch(options.url, { resends: false, idleMs: IDLE_MS })
+  const client = createServiceClient(options, connections.fetch)
   const known = readMigrations('postgres')
   const running = new Set<Promise<unknown>>()
 
@@ -140,6 +145,7 @@ export async function openSupabase(options: SupabaseOptions): Promise<Driver> {
 
     async close() {
       while (running.size) await Promise.allSettled(running)
+      connections.close()
     }
   }
 }
@@ -148,12 +154,15 @@ export async function openSupabase(options: SupabaseOptions): Promise<Driver> {
 type Send = (signal: AbortSignal) => { throwOnError(): PromiseLike<{ data: unknown }> }
 
 /** A client that is nobody but the server: no session, and no socket until one is asked for. */
-function createServiceClient({ url, key }: SupabaseOptions) {
+function createServiceClient({ url, key }: SupabaseOptions, send: typeof fetch) {
   return createClient(url, key, {
     auth: { persistSession: false, autoRefreshToken: false, detectSessionInUrl: false },
     accessToken: async () => key,
     // Whatever the database's own zone: some have offsets that JavaScript cannot read.
-    global: { fetch: fetchAnswer, headers: { prefer: 'timezone=UTC' } }
+    global: {
+      fetch: (...request) => fetchAnswer(send, ...request),
+      headers: { prefer: 'timezone=UTC' }
+    }
   })
 }
 
@@ -161,10 +170,10 @@ function createServiceClient({ url, key }: SupabaseOptions) {
  * Reads an answer to its end, and throws what is not one: supabase-js would pass over the cause,
  * and take a 404 without a body for an empty success.
  */
-async function fetchAnswer(...request: Parameters<typeof fetch>): Promise<Response> {
+async function fetchAnswer(...request: Parameters<typeof fetchText>): Promise<Response> {
   const { response, text } = await fetchText(...request)
   if (!response.ok) throw new Refusal(response.status, text)
-  return new Response(text, { status: response.status, headers: response.headers })
+  return response
 }
 
 /**

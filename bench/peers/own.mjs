@@ -1,6 +1,8 @@
 // Our API as `npm start` makes it, from the build and the environment, with BENCH_ROWS templates
 // in it and somebody signed in. Sign-in is the local one on every storage, and with
 // BENCH_POSTGREST requests to Supabase go straight to that port: what is measured is ours.
+
+import http from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { openLocalIdentity } from '../../dist/adapters/identity/local.js'
 import { ACROSS_TENANTS } from '../../dist/adapters/storage/port.js'
@@ -18,10 +20,10 @@ const { BENCH_POSTGREST, BENCH_ROWS = '0' } = process.env
 const account = { email: 'bench@example.com', password: 'a password of the bench' }
 
 if (BENCH_POSTGREST) {
-  const { fetch } = globalThis
+  const { request } = http
   const prefix = `${process.env.SUPABASE_URL}/rest/v1`
-  globalThis.fetch = (url, init) =>
-    fetch(String(url).replace(prefix, `http://127.0.0.1:${BENCH_POSTGREST}`), init)
+  http.request = (url, ...rest) =>
+    request(String(url).replace(prefix, `http://127.0.0.1:${BENCH_POSTGREST}`), ...rest)
 }
 
 const env = readEnvironment(process.env)

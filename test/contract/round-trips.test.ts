@@ -7,8 +7,9 @@ import { flows } from '../../schemas/flows.js'
 import { templates } from '../../schemas/templates.js'
 import { tenants } from '../../schemas/tenants.js'
 import { startCutProxy } from '../support/cut-proxy.js'
+import { startFaultProxy } from '../support/fault-proxy.js'
 import { startPostgres, withStack } from '../support/postgres-stack.js'
-import { openSupabaseProject } from '../support/supabase-stack.js'
+import { openSupabaseProject, tidyPlace } from '../support/supabase-stack.js'
 
 const tenant = randomUUID() as TenantId
 const flow = { name: 'Onboarding', status: 'draft' } as const
@@ -103,19 +104,12 @@ function countAwaited(sent: Buffer): number {
 
 t.test('Supabase', (t) =>
   withStack(t, openSupabaseProject, async (project) => {
-    const place = await project.place()
+    const proxy = await startFaultProxy(project.url)
+    t.teardown(() => proxy.close())
+    const place = tidyPlace({ url: proxy.url, key: project.key })
     t.teardown(() => place.dispose())
-    const { fetch } = globalThis
-    let requests = 0
-    globalThis.fetch = (...request) => {
-      requests++
-      return fetch(...request)
-    }
-    t.teardown(() => {
-      globalThis.fetch = fetch
-    })
     const storage = createStorage(await place.open())
-    t.strictSame(await countExchanges(storage, () => requests), once)
+    t.strictSame(await countExchanges(storage, () => proxy.requests.length), once)
     await storage.close()
   })
 )

@@ -2,9 +2,9 @@ import http from 'node:http'
 import https from 'node:https'
 
 /**
- * The part of `fetch` that the openai package uses, over node:http: a third of the processor time
- * of the built-in fetch (see bench/README.md), and one connection for each call in flight, kept
- * for the next.
+ * The part of `fetch` that the openai package and supabase-js use, over node:http: a third of the
+ * processor time of the built-in fetch (see bench/README.md), and one connection for each call in
+ * flight, kept for the next.
  */
 export interface KeepAliveFetch {
   readonly fetch: typeof fetch
@@ -12,14 +12,31 @@ export interface KeepAliveFetch {
   close(): void
 }
 
-/** What a body may take up in memory when it is read as a whole, in characters. */
-const MOST_BODY = 16 * 1024 * 1024
+export interface KeepAliveOptions {
+  /**
+   * The server may end an idle connection in the moment that a request takes it. Whether one that
+   * was used before, and broke before any answer, is taken for that, and the request sent again.
+   */
+  readonly resends: boolean
+  /** How long a connection is kept idle, in milliseconds; as long as the server keeps it by default. */
+  readonly idleMs?: number
+  /** What an answer may take up in memory when it is read as a whole, in characters. */
+  readonly mostText?: number
+}
 
-export function createKeepAliveFetch(baseUrl: string): KeepAliveFetch {
+export function createKeepAliveFetch(
+  baseUrl: string,
+  { resends, idleMs, mostText = Number.POSITIVE_INFINITY }: KeepAliveOptions
+): KeepAliveFetch {
   const { protocol } = new URL(baseUrl)
   const { Agent, request } = protocol === 'https:' ? https : http
   // The busiest connection first, so that those that are no longer needed go idle and end.
-  const agent = new Agent({ keepAlive: true, maxFreeSockets: 256, scheduling: 'lifo' })
+  const agent = new Agent({
+    keepAlive: true,
+    maxFreeSockets: 256,
+    scheduling: 'lifo',
+    ...(idleMs === undefined ? {} : { timeout: idleMs })
+  })
 
   function send(url: string, init: RequestInit): Promise<HttpResponse> {
     return new Promise((resolve, reject) => {
@@ -29,7 +46,7 @@ export function createKeepAliveFetch(baseUrl: string): KeepAliveFetch {
       let answered = false
       const sent = request(url, { method: init.method ?? 'GET', headers, agent }, (message) => {
         answered = true
-        resolve(new HttpResponse(message))
+        resolve(new HttpResponse(message, mostText))
       })
       const signal = init.signal as AbortSignal
       const abort = () => sent.destroy(signal.reason as Error)
@@ -37,9 +54,7 @@ export function createKeepAliveFetch(baseUrl: string): KeepAliveFetch {
       else signal.addEventListener('abort', abort, { once: true })
       sent.once('close', () => signal.removeEventListener('abort', abort))
       sent.on('error', (error: NodeJS.ErrnoException) => {
-        // The server may end an idle connection in the moment that we take it. A connection that
-        // was used before and broke before any answer is taken for that; the next is tried.
-        if (sent.reusedSocket && wasCut(error) && !answered && !signal.aborted)
+        if (resends && sent.reusedSocket && wasCut(error) && !answered && !signal.aborted)
           send(url, init).then(resolve, reject)
         else reject(error)
       })
@@ -57,26 +72,38 @@ function wasCut({ code }: NodeJS.ErrnoException): boolean {
   return code === 'ECONNRESET' || code === 'EPIPE'
 }
 
-/** What the openai package reads of a response. Redirects are not followed: they would take the key along. */
+/** What the packages read of a response. Redirects are not followed: they would take the key along. */
 class HttpResponse {
   readonly status: number
   readonly ok: boolean
+  readonly statusText: string
   readonly headers: ResponseHeaders
+  private whole: Promise<string> | undefined
 
-  constructor(readonly body: http.IncomingMessage) {
+  constructor(
+    readonly body: http.IncomingMessage,
+    private readonly mostText: number
+  ) {
     this.status = body.statusCode as number
+    this.statusText = body.statusMessage ?? ''
     this.ok = this.status >= 200 && this.status < 300
     this.headers = new ResponseHeaders(body.headers)
   }
 
+  /** Can be asked for again. */
   text(): Promise<string> {
-    const { body } = this
+    this.whole ??= this.read()
+    return this.whole
+  }
+
+  private read(): Promise<string> {
+    const { body, mostText } = this
     return new Promise((resolve, reject) => {
       let text = ''
       body.setEncoding('utf8')
       body.on('data', (piece: string) => {
         text += piece
-        if (text.length > MOST_BODY) body.destroy(new Error('The answer is too long'))
+        if (text.length > mostText) body.destroy(new Error('The answer is too long'))
       })
       body.once('end', () => resolve(text))
       body.once('error', reject)
