@@ -1,6 +1,6 @@
 import { Type } from '@sinclair/typebox'
 import { Timestamp } from './fields.js'
-import { defineResource, type Row } from './resource.js'
+import { defineResource } from './resource.js'
 
 export const leases = defineResource({
   name: 'leases',
@@ -20,4 +20,3 @@ export const leases = defineResource({
   filters: [],
   audited: false
 })
-export type Lease = Row<typeof leases>

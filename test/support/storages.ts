@@ -10,6 +10,7 @@ import type { Storage } from '../../adapters/storage/port.js'
 import { openSqlite } from '../../adapters/storage/sqlite.js'
 import { createStorage } from '../../adapters/storage/storage.js'
 import { lacks } from './lacks.js'
+import { withOwnRowsOnly } from './own-rows.js'
 import { type PostgresServer, startPostgres } from './postgres-stack.js'
 import {
   type LocalSupabase,
@@ -104,7 +105,8 @@ const allStorages: readonly TestStorage[] = [
     skip: !live && lacks(!hasPostgres && 'Postgres', !hasPostgrest && 'PostgREST'),
     signIn: supabaseSignIn,
     async open(t) {
-      const place = tidyPlace(await sharedProject())
+      const tidy = tidyPlace(await sharedProject())
+      const place = live ? withOwnRowsOnly(tidy) : tidy
       t.teardown(() => place.dispose())
       const storage = createStorage(await place.open())
       t.teardown(() => storage.close())
