@@ -148,6 +148,17 @@ export const Environment = Type.Object({
       description: 'Postgres to use, as a postgres:// URL.'
     })
   ),
+  DATABASE_POOL_SIZE: Type.Integer({
+    minimum: 1,
+    maximum: 1000,
+    default: 10,
+    description: 'Most connections to that Postgres.'
+  }),
+  DATABASE_PREPARED_STATEMENTS: Type.Boolean({
+    default: true,
+    description:
+      'Whether statements are prepared there; false behind a pooler in transaction mode that does not keep them.'
+  }),
   SUPABASE_DB_URL: Type.Optional(
     Type.String({
       pattern: '^postgres(ql)?://',

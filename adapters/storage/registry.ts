@@ -24,8 +24,12 @@ export const storages: readonly StorageEntry[] = [
   {
     kind: 'postgres',
     needs: ['DATABASE_URL'],
-    open: async ({ DATABASE_URL: url = '' }) =>
-      (await import('./postgres.js')).openPostgres({ url })
+    open: async (env) =>
+      (await import('./postgres.js')).openPostgres({
+        url: env.DATABASE_URL ?? '',
+        poolSize: env.DATABASE_POOL_SIZE,
+        preparedStatements: env.DATABASE_PREPARED_STATEMENTS
+      })
   },
   {
     kind: 'sqlite',

@@ -5,9 +5,12 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { TenantId } from '../../adapters/storage/port.js'
 import { openPostgres } from '../../adapters/storage/postgres.js'
+import { openDriver, storages } from '../../adapters/storage/registry.js'
 import { createStorage } from '../../adapters/storage/storage.js'
 import { templates } from '../../schemas/templates.js'
+import { readEnvironment } from '../../src/configuration.js'
 import { runChild, startChild } from '../support/child-process.js'
+import { startCutProxy } from '../support/cut-proxy.js'
 import { freePort } from '../support/free-port.js'
 import { lacks } from '../support/lacks.js'
 import {
@@ -28,6 +31,29 @@ async function temporaryFolder(t: Test): Promise<string> {
 }
 
 await withStack(t, startPostgres, async (server) => {
+  t.test('as many connections as the environment allows, prepared or not', async (t) => {
+    const proxy = await startCutProxy(server.port)
+    t.teardown(() => proxy.close())
+    const entry = storages.find(({ kind }) => kind === 'postgres') as (typeof storages)[number]
+    for (const prepared of [true, false]) {
+      const database = await server.createDatabase()
+      const env = readEnvironment({
+        DATABASE_URL: server.url(database).replace(`:${server.port}/`, `:${proxy.port}/`),
+        DATABASE_POOL_SIZE: '2',
+        DATABASE_PREPARED_STATEMENTS: `${prepared}`
+      })
+      proxy.forget()
+      const driver = await openDriver(entry, env)
+      await Promise.all([1, 2, 3, 4, 5, 6].map(() => driver.ping()))
+      const sessions = `select count(*)::int from pg_stat_activity where datname = '${database}'`
+      t.strictSame(await server.query('postgres', sessions), [{ count: 2 }])
+      // Parse: a length, the name of the statement, its text.
+      const isNamed = /P.{4}[\w-]+\0\s*select/s.test(Buffer.concat(proxy.sent).toString('latin1'))
+      t.equal(isNamed, prepared, `prepared: ${prepared}`)
+      await driver.close()
+    }
+  })
+
   t.test(
     'TLS as the address asks for it',
     { skip: lacks(!isInstalled('openssl') && 'openssl') },

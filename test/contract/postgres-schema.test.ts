@@ -395,7 +395,22 @@ async function testPrivileges(t: Test, project: LocalSupabase) {
   })
 }
 
-async function testWays(t: Test, { server, url, legacyKeys, keys }: LocalSupabase) {
+async function testWays(t: Test, { server, database, url, legacyKeys, keys }: LocalSupabase) {
+  t.test('a project of a newer release is accepted, one of an older is refused', async (t) => {
+    const warnings: string[] = []
+    const options = { url, key: keys.secret, onWarning: (each: string) => warnings.push(each) }
+    const query = (sql: string) => server.query(database, sql)
+    await query("insert into public.schema_migrations values ('29991231000000_later')")
+    await (await openSupabase(options)).close()
+    t.match(warnings, [/newer release: 29991231000000_later/])
+    await query(
+      `delete from public.schema_migrations where version in ('${newest}', '29991231000000_later')`
+    )
+    const message = new RegExp(`${newest}.sql.*npm run migrate.*psql.*SQL editor.*supabase db push`)
+    await t.rejects(openSupabase(options), { code: 'schema_outdated', message })
+    await query(`insert into public.schema_migrations values ('${newest}')`)
+  })
+
   t.test('keys of both kinds open the project, and nothing else does', async (t) => {
     for (const key of [legacyKeys.service_role, keys.secret])
       await (await openSupabase({ url, key })).close()
