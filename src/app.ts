@@ -23,6 +23,7 @@ import { readJsonBodies } from './json-body.js'
 import { refuseOverload } from './overload.js'
 import { ApiError } from './problems.js'
 import { countingStore } from './rate-limit.js'
+import { shareRedis } from './redis.js'
 import { apiKeyRoutes } from './routes/api-keys.js'
 import { authRoutes } from './routes/auth.js'
 import { executionRoutes } from './routes/executions.js'
@@ -122,10 +123,11 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       ]
     })
   await refuseOverload(app, env)
+  const shared = options.redis && shareRedis(options.redis, app.log)
   await app.register(rateLimit, {
     global: false,
     enableDraftSpec: true,
-    store: countingStore(options.redis, app.log),
+    store: countingStore(shared),
     errorResponseBuilder: (_request, { after }) =>
       new ApiError('rate_limited', `Too many tries from this address. Try again in ${after}.`)
   })
@@ -168,7 +170,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       const users = createUsers(storage, identity, accounts)
       const registration = env.REGISTRATION
       statusRoutes(api, { storage, version, stopping: options.stopping })
-      authRoutes(api, { storage, identity, accounts, users, registration })
+      authRoutes(api, { storage, identity, accounts, users, registration, shared })
       userRoutes(api, users)
       apiKeyRoutes(api, apiKeys)
       resourceRoutes(api, templates)

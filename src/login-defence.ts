@@ -1,5 +1,17 @@
+import { hash } from 'node:crypto'
+import type { Result } from 'ioredis'
 import { LRUCache } from 'lru-cache'
 import { ApiError } from './problems.js'
+import type { SharedRedis } from './redis.js'
+
+declare module 'ioredis' {
+  interface RedisCommander<Context> {
+    beginSignIn(
+      ...keys: [pair: string, account: string, known: string, ...settings: number[]]
+    ): Result<[waitMs: number, isKnown: number], Context>
+    takeBackSignIn(count: number, ...keys: string[]): Result<null, Context>
+  }
+}
 
 /** A try to sign in that is under way. It counts as failed until it is said not to be. */
 export interface Attempt {
@@ -10,7 +22,19 @@ export interface Attempt {
 
 export interface LoginDefence {
   /** @throws ApiError `rate_limited`, with the same text whether there is such an account or not. */
-  begin(email: string, address: string): Attempt
+  begin(email: string, address: string): Promise<Attempt>
+}
+
+/** What is counted: an account, and an address that tries it. */
+interface Target {
+  readonly account: string
+  readonly pair: string
+}
+
+/** How long to wait, in milliseconds; where that is 0, an attempt that counts. */
+interface Verdict {
+  readonly waitMs: number
+  readonly attempt: Attempt
 }
 
 interface Failures {
@@ -43,9 +67,38 @@ const MOST_REMEMBERED = 20_000
  * Slows guesses at passwords down, for each account and for each address that tries it. An address
  * from which somebody signed in to the account lately is spared the wait that strangers cause, so
  * that they cannot lock its owner out. Accounts are known by what was typed: that there is none
- * shows nowhere.
+ * shows nowhere. With Redis, instances count together; while it is away each goes by what it has
+ * counted itself.
  */
-export function createLoginDefence(clock: () => number = Date.now): LoginDefence {
+export function createLoginDefence(
+  shared?: SharedRedis,
+  clock: () => number = Date.now
+): LoginDefence {
+  const beginHere = countHere(clock)
+  const beginTogether = shared && countTogether(shared)
+
+  return {
+    async begin(email, address) {
+      const account = email.toLowerCase()
+      const target = { account, pair: `${address} ${account}` }
+      const here = beginHere(target)
+      const together = await beginTogether?.(target)?.catch(() => undefined)
+      const { waitMs } = together ?? here
+      if (waitMs > 0) throw tooMany(waitMs)
+      const attempts = [here, ...(together ? [together] : [])].map(({ attempt }) => attempt)
+      return {
+        succeeded: () => {
+          for (const attempt of attempts) attempt.succeeded()
+        },
+        abandoned: () => {
+          for (const attempt of attempts) attempt.abandoned()
+        }
+      }
+    }
+  }
+}
+
+function countHere(clock: () => number): (target: Target) => Verdict {
   const perf = { now: clock }
   const remembered = { max: MOST_REMEMBERED, perf, ttlResolution: 0 }
   const failures = new LRUCache<string, Failures>({ ...remembered, ttl: MEMORY_MS })
@@ -63,17 +116,17 @@ export function createLoginDefence(clock: () => number = Date.now): LoginDefence
     else failures.delete(key)
   }
 
-  return {
-    begin(email, address) {
-      const account = email.toLowerCase()
-      const pair = `${address} ${account}`
-      const isKnown = known.has(pair)
-      const slowing = isKnown ? [pair] : [pair, account]
-      const until = Math.max(...slowing.map((key) => failures.get(key)?.until ?? 0))
-      if (until > clock()) throw tooMany(until - clock())
-      fail(pair, ofAddress)
-      if (!isKnown) fail(account, ofAccount)
-      return {
+  return ({ pair, account }) => {
+    const isKnown = known.has(pair)
+    const slowing = isKnown ? [pair] : [pair, account]
+    const until = Math.max(...slowing.map((key) => failures.get(key)?.until ?? 0))
+    const waitMs = Math.max(until - clock(), 0)
+    if (waitMs > 0) return { waitMs, attempt: uncounted }
+    fail(pair, ofAddress)
+    if (!isKnown) fail(account, ofAccount)
+    return {
+      waitMs,
+      attempt: {
         succeeded() {
           failures.delete(pair)
           if (!isKnown) takeBack(account)
@@ -85,6 +138,74 @@ export function createLoginDefence(clock: () => number = Date.now): LoginDefence
       }
     }
   }
+}
+
+const uncounted: Attempt = { succeeded() {}, abandoned() {} }
+
+/** By the clock of Redis. The last settings are how long failures are remembered. */
+const beginSignIn = `
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local known = redis.call('EXISTS', KEYS[3])
+  local slowing = 2 - known
+  local wait = 0
+  for i = 1, slowing do
+    wait = math.max(wait, (tonumber(redis.call('HGET', KEYS[i], 'until')) or 0) - now)
+  end
+  if wait > 0 then return { wait, known } end
+  for i = 1, slowing do
+    local free, most = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
+    local count = redis.call('HINCRBY', KEYS[i], 'count', 1)
+    local pause = 0
+    if count >= free then pause = math.min(1000 * 2 ^ (count - free), most) end
+    redis.call('HSET', KEYS[i], 'until', string.format('%.0f', now + pause))
+    redis.call('PEXPIRE', KEYS[i], ARGV[5])
+  end
+  return { 0, known }
+`
+
+const takeBackSignIn = `
+  for _, key in ipairs(KEYS) do
+    if redis.call('HINCRBY', key, 'count', -1) > 0 then redis.call('HSET', key, 'until', 0)
+    else redis.call('DEL', key) end
+  end
+`
+
+function countTogether(shared: SharedRedis) {
+  shared.define('beginSignIn', { numberOfKeys: 3, lua: beginSignIn })
+  shared.define('takeBackSignIn', { lua: takeBackSignIn })
+  const settings = [ofAddress, ofAccount].flatMap(({ free, mostMs }) => [free, mostMs])
+
+  return (target: Target): Promise<Verdict> | undefined => {
+    const [pair, account] = [keyOf('failed', target.pair), keyOf('failed', target.account)]
+    const known = keyOf('known', target.pair)
+    const begun = shared.ask((redis) =>
+      redis.beginSignIn(pair, account, known, ...settings, MEMORY_MS)
+    )
+    /** What cannot be taken back now is forgotten by itself. */
+    const tell = (command: Parameters<typeof shared.ask>[0]) => {
+      shared.ask(command)?.catch(() => {})
+    }
+    return begun?.then(([waitMs, isKnown]) => ({
+      waitMs,
+      attempt: {
+        succeeded() {
+          tell((redis) => redis.del(pair))
+          if (!isKnown) tell((redis) => redis.takeBackSignIn(1, account))
+          tell((redis) => redis.set(known, '', 'PX', KNOWN_MS))
+        },
+        abandoned() {
+          const slowing = isKnown ? [pair] : [pair, account]
+          tell((redis) => redis.takeBackSignIn(slowing.length, ...slowing))
+        }
+      }
+    }))
+  }
+}
+
+/** A digest, for what was typed as an address may be a password. */
+function keyOf(kind: string, text: string): string {
+  return `sign-in:${kind}:${hash('sha256', text, 'base64url')}`
 }
 
 function tooMany(waitMs: number): ApiError {

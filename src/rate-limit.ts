@@ -1,7 +1,7 @@
 import type { FastifyRateLimitStore, FastifyRateLimitStoreCtor } from '@fastify/rate-limit'
-import type { FastifyBaseLogger } from 'fastify'
-import type { Redis, Result } from 'ioredis'
+import type { Result } from 'ioredis'
 import { LRUCache } from 'lru-cache'
+import type { SharedRedis } from './redis.js'
 
 declare module 'ioredis' {
   interface RedisCommander<Context> {
@@ -17,8 +17,6 @@ interface Count {
 
 /** Addresses and users that are counted at a time; the least recently seen are forgotten. */
 const MOST_COUNTERS = 20_000
-/** How long Redis is left alone after a failure, so that one that hangs delays few. */
-const REST_MS = 1000
 
 const countInWindow = `
   local current = redis.call('INCR', KEYS[1])
@@ -30,11 +28,8 @@ const countInWindow = `
  * Counts for rate limits. With Redis, instances count together; while it is away each goes on with
  * what it has counted itself, so that a limit stays a limit.
  */
-export function countingStore(
-  redis: Redis | undefined,
-  log: FastifyBaseLogger
-): FastifyRateLimitStoreCtor {
-  const shared = redis && sharedCounter(redis, log)
+export function countingStore(shared?: SharedRedis): FastifyRateLimitStoreCtor {
+  shared?.define('countInWindow', { numberOfKeys: 1, lua: countInWindow })
 
   class CountingStore implements FastifyRateLimitStore {
     readonly #local = new LRUCache<string, { current: number; ends: number }>({
@@ -48,11 +43,12 @@ export function countingStore(
 
     incr(key: string, done: (error: Error | null, count?: Count) => void, windowMs: number): void {
       const local = this.#countLocally(key, windowMs)
-      const counting = shared?.(`rate-limit:${this.#space}:${key}`, windowMs)
+      const name = `rate-limit:${this.#space}:${key}`
+      const counting = shared?.ask((redis) => redis.countInWindow(name, windowMs))
       if (!counting) done(null, local)
       else
         counting.then(
-          (count) => done(null, count),
+          ([current, ttl]) => done(null, { current, ttl }),
           () => done(null, local)
         )
     }
@@ -83,48 +79,4 @@ interface StoreOptions {
 /** Each limit counts on its own, and all instances name it alike. */
 function spaceOf({ space, routeInfo = {} }: Partial<StoreOptions>): string {
   return space ?? [routeInfo.method, routeInfo.url].join(' ')
-}
-
-/** Counts in Redis; returns undefined where it is known to be away. Says once when it goes and comes. */
-function sharedCounter(redis: Redis, log: FastifyBaseLogger) {
-  let away = false
-  let restsUntil = 0
-  redis.defineCommand('countInWindow', { numberOfKeys: 1, lua: countInWindow })
-
-  function wentAway(error?: unknown): void {
-    restsUntil = Date.now() + REST_MS
-    if (away) return
-    away = true
-    log.warn(
-      { err: error },
-      'Redis cannot be reached: rate limits count in this process alone until it is back'
-    )
-  }
-
-  function cameBack(): void {
-    if (away) log.info('Redis is back: rate limits are shared again')
-    away = false
-  }
-
-  redis.on('error', wentAway)
-  redis.on('ready', () => {
-    restsUntil = 0
-    cameBack()
-  })
-  if (redis.status !== 'ready') wentAway()
-
-  return (key: string, windowMs: number): Promise<Count> | undefined => {
-    if (redis.status !== 'ready') wentAway()
-    if (Date.now() < restsUntil) return undefined
-    return redis.countInWindow(key, windowMs).then(
-      ([current, ttl]) => {
-        cameBack()
-        return { current, ttl }
-      },
-      (error: unknown) => {
-        wentAway(error)
-        throw error
-      }
-    )
-  }
 }

@@ -1,4 +1,15 @@
+import type { FastifyBaseLogger } from 'fastify'
 import type { Redis } from 'ioredis'
+
+/** What the limits of several instances have in common, as long as Redis is there. */
+export interface SharedRedis {
+  define: Redis['defineCommand']
+  /** Undefined where Redis is known to be away; fails where it turns out to be. */
+  ask<T>(command: (redis: Redis) => Promise<T>): Promise<T> | undefined
+}
+
+/** How long Redis is left alone after a failure, so that one that hangs delays few. */
+const REST_MS = 1000
 
 /**
  * A connection that fails at once while Redis is away, so that what it serves can do without, and
@@ -19,4 +30,50 @@ export async function connectRedis(url: string): Promise<Redis> {
     redis.on('error', () => resolve())
   })
   return redis
+}
+
+/** Says once when Redis goes and when it comes back. */
+export function shareRedis(redis: Redis, log: FastifyBaseLogger): SharedRedis {
+  let away = false
+  let restsUntil = 0
+
+  function wentAway(error?: unknown): void {
+    restsUntil = Date.now() + REST_MS
+    if (away) return
+    away = true
+    log.warn(
+      { err: error },
+      'Redis cannot be reached: limits count in this process alone until it is back'
+    )
+  }
+
+  function cameBack(): void {
+    if (away) log.info('Redis is back: limits are shared again')
+    away = false
+  }
+
+  redis.on('error', wentAway)
+  redis.on('ready', () => {
+    restsUntil = 0
+    cameBack()
+  })
+  if (redis.status !== 'ready') wentAway()
+
+  return {
+    define: redis.defineCommand.bind(redis),
+    ask(command) {
+      if (redis.status !== 'ready') wentAway()
+      if (Date.now() < restsUntil) return undefined
+      return command(redis).then(
+        (answer) => {
+          cameBack()
+          return answer
+        },
+        (error: unknown) => {
+          wentAway(error)
+          throw error
+        }
+      )
+    }
+  }
 }

@@ -8,6 +8,7 @@ import { users } from '../../schemas/users.js'
 import { type Accounts, isEnded } from '../accounts.js'
 import { createLoginDefence } from '../login-defence.js'
 import { ApiError } from '../problems.js'
+import type { SharedRedis } from '../redis.js'
 import { route } from '../route.js'
 import type { Users } from '../users.js'
 
@@ -17,6 +18,8 @@ export interface AuthDependencies {
   readonly accounts: Accounts
   readonly users: Users
   readonly registration: 'open' | 'closed'
+  /** Where the instances slow sign-ins down together. */
+  readonly shared?: SharedRedis | undefined
 }
 
 const tag = 'auth'
@@ -27,7 +30,7 @@ const signedIn = Type.Ref(SignedIn.$id as string)
 
 export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies): void {
   const { storage, identity, accounts } = dependencies
-  const defence = createLoginDefence()
+  const defence = createLoginDefence(dependencies.shared)
 
   /** What sign-in answers, or null where the account has no row any more. */
   async function describe({ userId, tokens }: SignedInAccount) {
@@ -45,7 +48,7 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
   }
 
   async function guardedSignIn(email: string, password: string, address: string) {
-    const attempt = defence.begin(email, address)
+    const attempt = await defence.begin(email, address)
     try {
       const answer = await signIn(email, password)
       attempt.succeeded()

@@ -1,9 +1,12 @@
-import t from 'tap'
+import type { FastifyBaseLogger } from 'fastify'
+import t, { type Test } from 'tap'
 import { openLocalIdentity } from '../../adapters/identity/local.js'
 import { buildApp } from '../../src/app.js'
 import { readEnvironment } from '../../src/configuration.js'
 import { createLoginDefence } from '../../src/login-defence.js'
+import { connectRedis, shareRedis } from '../../src/redis.js'
 import { cheapHasher, testApi } from '../support/api.js'
+import { startRedis } from '../support/redis.js'
 import { testStorages } from '../support/storages.js'
 
 const stranger = '192.0.2.1'
@@ -13,11 +16,12 @@ const email = 'ada@example.com'
 /** A defence whose time stands until it is told to pass, and who is let in. */
 function defenceAt() {
   let now = 1_000_000
-  const defence = createLoginDefence(() => now)
+  const defence = createLoginDefence(undefined, () => now)
   /** The seconds to wait, or 0. */
-  function refused(account: string, address: string): number {
+  async function refused(account: string, address: string): Promise<number> {
     try {
-      defence.begin(account, address).abandoned()
+      const attempt = await defence.begin(account, address)
+      attempt.abandoned()
       return 0
     } catch (error) {
       return Number(
@@ -32,62 +36,130 @@ function defenceAt() {
       now += seconds * 1000
     },
     /** Fails as soon as that is allowed, so many times, and tells the wait after each. */
-    fail(times: number, account = email, address: string | ((n: number) => string) = stranger) {
-      return Array.from({ length: times }, (_, n) => {
+    async fail(
+      times: number,
+      account = email,
+      address: string | ((n: number) => string) = stranger
+    ) {
+      const waits: number[] = []
+      for (let n = 0; n < times; n++) {
         const from = typeof address === 'string' ? address : address(n)
-        now += refused(account, from) * 1000
-        defence.begin(account, from)
-        return refused(account, from)
-      })
+        now += (await refused(account, from)) * 1000
+        await defence.begin(account, from)
+        waits.push(await refused(account, from))
+      }
+      return waits
     }
   }
 }
 
 t.test('the wait of one address grows, up to five minutes', async (t) => {
   const { fail, refused, pass } = defenceAt()
-  t.strictSame(fail(15), [0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300])
-  t.equal(refused(email, owner), 0, 'another address does not wait')
-  t.equal(refused('eve@example.com', stranger), 0, 'nor does another account')
+  t.strictSame(await fail(15), [0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300])
+  t.equal(await refused(email, owner), 0, 'another address does not wait')
+  t.equal(await refused('eve@example.com', stranger), 0, 'nor does another account')
   pass(300 + 15 * 60)
-  t.equal(fail(1)[0], 0, 'forgotten')
+  t.equal((await fail(1))[0], 0, 'forgotten')
 })
 
 t.test('many addresses wait together, never longer than half a minute', async (t) => {
   const { fail } = defenceAt()
-  const waits = fail(40, email, (n) => `198.51.100.${n}`)
+  const waits = await fail(40, email, (n) => `198.51.100.${n}`)
   t.strictSame(waits.slice(0, 19), Array(19).fill(0))
   t.strictSame(waits.slice(19, 26), [1, 2, 4, 8, 16, 30, 30])
 })
 
 t.test('strangers do not keep out who signed in before', async (t) => {
   const { defence, fail, refused } = defenceAt()
-  defence.begin(email, owner).succeeded()
-  fail(40, email, (n) => `198.51.100.${n}`)
-  t.ok(refused(email, '203.0.113.9') > 0)
-  t.equal(refused(email, owner), 0)
-  t.ok(fail(9, email, owner).at(-1), 'though guesses of this address count all the same')
+  ;(await defence.begin(email, owner)).succeeded()
+  await fail(40, email, (n) => `198.51.100.${n}`)
+  t.ok((await refused(email, '203.0.113.9')) > 0)
+  t.equal(await refused(email, owner), 0)
+  t.ok((await fail(9, email, owner)).at(-1), 'though guesses of this address count all the same')
 })
 
 t.test('tries at the same moment count before they end', async (t) => {
   const { defence, refused } = defenceAt()
-  const attempts = Array.from({ length: 5 }, () => defence.begin(email, stranger))
-  t.equal(refused(email, stranger), 1)
+  const begun = Array.from({ length: 5 }, () => defence.begin(email, stranger))
+  const attempts = await Promise.all(begun)
+  t.equal(await refused(email, stranger), 1)
   for (const attempt of attempts) attempt.abandoned()
-  t.equal(refused(email, stranger), 0, 'what came to no end does not count')
+  t.equal(await refused(email, stranger), 0, 'what came to no end does not count')
 })
 
 t.test('a sign-in clears what the address failed before', async (t) => {
   const { defence, fail } = defenceAt()
-  fail(4)
-  defence.begin(email, stranger).succeeded()
-  t.strictSame(fail(5), [0, 0, 0, 0, 1])
+  await fail(4)
+  ;(await defence.begin(email, stranger)).succeeded()
+  t.strictSame(await fail(5), [0, 0, 0, 0, 1])
 })
 
 t.test('memory is bounded', async (t) => {
   const { fail, refused } = defenceAt()
-  fail(6)
-  for (let i = 0; i < 25_000; i++) fail(1, `made-up-${i}@example.com`, '203.0.113.1')
-  t.equal(refused(email, stranger), 0, 'the least recent are forgotten')
+  await fail(6)
+  for (let i = 0; i < 25_000; i++) await fail(1, `made-up-${i}@example.com`, '203.0.113.1')
+  t.equal(await refused(email, stranger), 0, 'the least recent are forgotten')
+})
+
+/** Two instances' defences on one Redis. */
+async function defencesOn(t: Test, url: string) {
+  const log = { warn() {}, info() {} } as unknown as FastifyBaseLogger
+  const connect = async () => {
+    const redis = await connectRedis(url)
+    t.teardown(() => redis.disconnect())
+    return { redis, defence: createLoginDefence(shareRedis(redis, log)) }
+  }
+  const instances = [await connect(), await connect()] as const
+  return {
+    instances,
+    /** Tries by turns, so many times; tells how many were let through. */
+    async guess(times: number, address: (n: number) => string) {
+      let through = 0
+      for (let n = 0; n < times; n++)
+        await instances[(n % 2) as 0 | 1].defence.begin(email, address(n)).then(
+          () => through++,
+          () => {}
+        )
+      return through
+    },
+    /** Waits until Redis has what the instances told it without waiting. */
+    settle: () => Promise.all(instances.map(({ redis }) => redis.ping()))
+  }
+}
+
+t.test('instances count together in Redis, and each alone while it is away', async (t) => {
+  const server = await startRedis(t)
+  const { instances, guess, settle } = await defencesOn(t, server.url)
+  const [one, two] = instances
+
+  t.equal(await guess(8, () => stranger), 5)
+  for (const { defence } of instances)
+    await t.rejects(defence.begin(email, stranger), { code: 'rate_limited' })
+  const keys = await one.redis.keys('*')
+  t.ok(keys.length > 0 && !keys.join().includes(email), 'what was typed is nowhere in clear')
+
+  const signIn = await one.defence.begin(email, owner)
+  signIn.succeeded()
+  await settle()
+  t.equal(await guess(40, (n) => `198.51.100.${n}`), 15, 'and five before')
+  await t.rejects(two.defence.begin(email, '203.0.113.9'), { code: 'rate_limited' })
+  const spared = await two.defence.begin(email, owner)
+  spared.abandoned()
+
+  const attempts = await Promise.all(
+    Array.from({ length: 4 }, () => one.defence.begin('eve@example.com', stranger))
+  )
+  for (const attempt of attempts) attempt.abandoned()
+  await settle()
+  for (let i = 0; i < 5; i++) await two.defence.begin('eve@example.com', stranger)
+  await t.rejects(one.defence.begin('eve@example.com', stranger), { code: 'rate_limited' })
+
+  await server.kill()
+  const alone = 'bob@example.com'
+  for (const { defence } of instances) {
+    for (let i = 0; i < 5; i++) await defence.begin(alone, stranger)
+    await t.rejects(defence.begin(alone, stranger), { code: 'rate_limited' })
+  }
 })
 
 for (const on of testStorages)
