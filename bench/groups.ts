@@ -1,10 +1,11 @@
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { type Child, startChild } from '../test/support/child-process.js'
 import { type LocalSupabase, startSupabase } from '../test/support/supabase-stack.js'
 import { type Comparison, compare, type Effort, quantile, send, spreadOf } from './compare.js'
+import { measureLlm } from './llm.js'
 import type { Row } from './results.js'
 import {
   countRows,
@@ -13,8 +14,10 @@ import {
   loadsOfPostgrest,
   newTemplate,
   production,
+  residentSize,
   type Server,
-  startPeer
+  startPeer,
+  withServers
 } from './servers.js'
 import { measureSizes, type SizesExtent } from './sizes.js'
 
@@ -24,6 +27,8 @@ export interface Extent extends Effort {
   readonly storedRows: number
   readonly residentRequests: number
   readonly starts: number
+  /** Calls of one caller who asks one after the other. */
+  readonly sequentialCalls: number
   readonly sizes: SizesExtent
 }
 
@@ -40,6 +45,7 @@ export const groups: readonly Group[] = [
   { name: 'start', title: 'Start', run: inFolder(measureStart) },
   { name: 'resident', title: 'Resident memory', run: inFolder(measureResident) },
   { name: 'processes', title: 'Processes on one Postgres', run: inFolder(measureProcesses) },
+  { name: 'llm', title: 'LLM', run: inFolder(measureLlm) },
   { name: 'sizes', title: 'Cost against size', run: ({ sizes }) => measureSizes(sizes) }
 ]
 
@@ -320,12 +326,6 @@ async function residentAfterEach(server: Server, load: Parameters<typeof send>[0
   return sizes
 }
 
-/** Mebibytes. */
-async function residentSize(pid: number): Promise<number> {
-  const status = await readFile(`/proc/${pid}/status`, 'utf8')
-  return Number(/VmRSS:\s+(\d+)/.exec(status)?.[1]) / 1024
-}
-
 /** Several processes share one Postgres; each has callers of its own. */
 async function measureProcesses(extent: Extent, folder: string): Promise<Row[]> {
   const stack = await startSupabase()
@@ -358,22 +358,6 @@ async function rateOfAll(servers: readonly Server[], seconds: number): Promise<n
   )
   const results = await Promise.all(loads)
   return results.reduce((sum, { rate }) => sum + rate, 0)
-}
-
-/** Runs with servers and stops them all, whatever happens. */
-async function withServers<T>(
-  starting: readonly (Server | Promise<Server>)[],
-  run: (servers: [Server, Server, Server]) => Promise<T>
-): Promise<T> {
-  const settled = await Promise.allSettled(starting)
-  const servers = settled.flatMap((each) => (each.status === 'fulfilled' ? [each.value] : []))
-  try {
-    const failed = settled.find((each) => each.status === 'rejected')
-    if (failed) throw failed.reason
-    return await run(servers as never)
-  } finally {
-    for (const server of servers) await server.stop()
-  }
 }
 
 /** Also counts the rows that our side says it has: each answer must have left one. */

@@ -19,6 +19,7 @@ const extent: Extent = quick
       storedRows: 2000,
       residentRequests: 20_000,
       starts: 2,
+      sequentialCalls: 300,
       sizes: { sizes: [1000, 5000], rounds: 3, callsPerRound: 21 }
     }
   : {
@@ -29,6 +30,7 @@ const extent: Extent = quick
       storedRows: 20_000,
       residentRequests: 1_000_000,
       starts: 9,
+      sequentialCalls: 3000,
       sizes: { sizes: [1000, 10_000, 100_000, 1_000_000], rounds: 11, callsPerRound: 51 }
     }
 

@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { openSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Load } from './compare.js'
@@ -127,4 +128,26 @@ export async function countRows({ url, token }: Server): Promise<number> {
   const headers = { authorization: `Bearer ${token}` }
   const answer = await fetch(`${url}/api/templates?limit=1&count=exact`, { headers })
   return Number(answer.headers.get('x-total-count'))
+}
+
+/** Runs with servers and stops them all, whatever happens. */
+export async function withServers<T>(
+  starting: readonly (Server | Promise<Server>)[],
+  run: (servers: [Server, Server, Server]) => Promise<T>
+): Promise<T> {
+  const settled = await Promise.allSettled(starting)
+  const servers = settled.flatMap((each) => (each.status === 'fulfilled' ? [each.value] : []))
+  try {
+    const failed = settled.find((each) => each.status === 'rejected')
+    if (failed) throw failed.reason
+    return await run(servers as never)
+  } finally {
+    for (const server of servers) await server.stop()
+  }
+}
+
+/** Mebibytes. */
+export async function residentSize(pid: number): Promise<number> {
+  const status = await readFile(`/proc/${pid}/status`, 'utf8')
+  return Number(/VmRSS:\s+(\d+)/.exec(status)?.[1]) / 1024
 }

@@ -13,6 +13,7 @@ import { users } from '../../dist/schemas/users.js'
 import { buildApp } from '../../dist/src/app.js'
 import { chooseStorage, readEnvironment } from '../../dist/src/configuration.js'
 import { loadKeys } from '../../dist/src/keys.js'
+import { openLlm } from '../../dist/src/open.js'
 import { announce, output } from './log.mjs'
 import { templateRow, timeOf } from './rows.mjs'
 
@@ -36,7 +37,7 @@ const app = await buildApp({
   storage,
   identity,
   keyring,
-  providers: [],
+  providers: await openLlm(env),
   logger: { level: env.LOG_LEVEL, stream: output }
 })
 

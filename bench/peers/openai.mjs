@@ -1,0 +1,37 @@
+// The openai package as it comes, in a route of bare Fastify that checks and logs as ours do; and a
+// route that answers the same at once, which is the least that an answer from a cache can cost.
+import fastify, { LogController } from 'fastify'
+import OpenAI from 'openai'
+import { LlmCompletion, LlmRequest, LlmTokens } from '../../dist/schemas/llm.js'
+import { announce, output } from './log.mjs'
+
+const client = new OpenAI({ apiKey: 'k', baseURL: process.env.OPENAI_BASE_URL })
+const app = fastify({
+  logger: { level: 'info', stream: output },
+  logController: new LogController({ disableRequestLogging: true })
+})
+app.addHook('onResponse', ({ log, method, routeOptions, ip }, reply, done) => {
+  const { statusCode, elapsedTime } = reply
+  const ms = Math.round(elapsedTime * 100) / 100
+  log.info({ method, route: routeOptions.url, status: statusCode, ms, ip }, 'request')
+  done()
+})
+app.addSchema(LlmTokens)
+const { $id: _, ...answer } = LlmCompletion
+const { $id: __, ...body } = LlmRequest
+const schema = { body, response: { 200: answer } }
+
+app.post('/complete', { schema }, ({ body }) => complete(body.prompt))
+app.post('/constant', { schema }, async () => constant)
+const constant = await complete('Hi')
+const url = await app.listen({ port: 0, host: '127.0.0.1' })
+announce({ url, pid: process.pid })
+
+async function complete(prompt) {
+  const messages = [{ role: 'user', content: prompt }]
+  const { choices, model, created, usage } = await client.chat.completions.create({
+    model: 'bench',
+    messages
+  })
+  return { content: choices[0].message.content, model, created, usage }
+}
