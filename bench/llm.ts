@@ -7,7 +7,7 @@ import type { Row } from './results.js'
 import { residentSize, type Server, startPeer, withServers } from './servers.js'
 
 /** Where chat completions of another gateway are asked for, such as Portkey's. */
-const { BENCH_GATEWAY } = process.env
+const { BENCH_GATEWAY, BENCH_GATEWAY_PID } = process.env
 /** What the answer from the cache is to reach, in requests a second. */
 const FROM_CACHE = 15_000
 const OPEN_STREAMS = 1000
@@ -64,7 +64,8 @@ async function compareRates(servers: Servers, extent: Extent): Promise<Row[]> {
   }
 
   if (BENCH_GATEWAY) {
-    const gateway = { load: await answered(throughGateway(BENCH_GATEWAY, provider)) }
+    const load = await answered(throughGateway(BENCH_GATEWAY, provider))
+    const gateway = { load, pid: BENCH_GATEWAY_PID ? Number(BENCH_GATEWAY_PID) : undefined }
     await add('LLM: complete', 'another gateway', [ours, gateway, extent], { least: 3 })
   }
   await add('LLM: complete', 'the openai package in bare Fastify', [ours, package_, extent])

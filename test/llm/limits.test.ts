@@ -83,6 +83,26 @@ t.test('it holds for an address whoever asks, and for a user wherever from', asy
   t.equal(await askFrom(byUser, '127.0.0.4', byUser.admin), 429)
 })
 
+t.test('an IPv6 address counts with its /64, which one customer has', async (t) => {
+  const upstream = await startUpstream(t)
+  const api = await llmApi(t, upstream.url, { env: { LLM_RATE_LIMIT_PER_MINUTE: '1' } })
+  const editor = await api.person(api.admin, 'editor')
+  const other = await api.person(api.admin, 'editor')
+  const from = async (remoteAddress: string, { token }: Person) =>
+    (
+      await api.app.inject({
+        method: 'POST',
+        url: '/api/llm/complete',
+        remoteAddress,
+        headers: { authorization: `Bearer ${token}` },
+        payload: ask
+      })
+    ).statusCode
+  t.equal(await from('2001:db8:0:1::1', api.admin), 200)
+  t.equal(await from('2001:db8:0:1:ffff::2', editor), 429)
+  t.equal(await from('2001:db8:0:2::1', other), 200)
+})
+
 t.test('a forged X-Forwarded-For does not help, a trusted one counts', async (t) => {
   const upstream = await startUpstream(t)
   const env = { LLM_RATE_LIMIT_PER_MINUTE: '1' }
