@@ -23,7 +23,12 @@ export const apiKeys = defineResource({
     previous_hash: Nullable(Type.String({ maxLength: 64 })),
     previous_expires_at: Nullable(Timestamp('2026-02-01T09:30:00.000Z')),
     expires_at: Nullable(Timestamp('2027-01-31T00:00:00.000Z')),
-    last_used_at: Nullable(Timestamp())
+    last_used_at: Nullable(Timestamp()),
+    owner_id: {
+      ...Uuid(),
+      description:
+        'The user who made the key, or rotated it last. It has no more than the role of its owner, and ends with them.'
+    }
   },
   key: 'id',
   keys: 'uuid',

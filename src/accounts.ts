@@ -8,6 +8,8 @@ import { users } from '../schemas/users.js'
 /** Who makes a request, as far as the users table knows. */
 export interface Account {
   readonly id: string
+  /** The user whose power it is: the same, but for an API key. */
+  readonly owner: string
   readonly role: Role
   readonly tenant: TenantId
   readonly tenantName: string
@@ -41,7 +43,7 @@ export function createAccounts(storage: Storage): Accounts {
     const row = await storage.get({ resource: tenants, tenant }, tenant)
     if (!row) return null
     const { id, role, sessions_from: from, session_kept: kept } = user
-    const account = { id, role, tenant, tenantName: row.name }
+    const account = { id, owner: id, role, tenant, tenantName: row.name }
     return from === null ? account : { ...account, sessions: { from: Date.parse(from), kept } }
   }
 

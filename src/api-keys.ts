@@ -6,15 +6,21 @@ import {
   type TenantId
 } from '../adapters/storage/port.js'
 import { apiKeys } from '../schemas/api-keys.js'
-import { tenants } from '../schemas/tenants.js'
-import type { Account } from './accounts.js'
+import type { Account, Accounts } from './accounts.js'
 import { hashOf, isApiKeyText } from './api-key-text.js'
+import { includesRole } from './route.js'
 
 export type ApiKeyRow = Stored<typeof apiKeys>
 
-/** Callers that are programs: the account of a key has the key's id, role and tenant. */
+/**
+ * Callers that are programs: the account of a key has the key's id and tenant, and the key's role or
+ * that of its owner, whichever is less.
+ */
 export interface ApiKeys {
-  /** Null for a key that is unknown, revoked or over. What others change is seen within a minute. */
+  /**
+   * Null for a key that is unknown, revoked or over, or whose owner is gone. What others change is
+   * seen within a minute.
+   */
   verify(text: string): Promise<Account | null>
   /** Makes a change of this process show at once. */
   forget(row: Pick<ApiKeyRow, 'hash' | 'previous_hash'>): void
@@ -25,7 +31,6 @@ export interface ApiKeys {
 /** What is remembered of a key. */
 interface Known {
   readonly row: ApiKeyRow
-  readonly tenantName: string
   /** The version at which the row was last seen, and when its use was last written. */
   version: number
   usedAt: number
@@ -37,7 +42,11 @@ const TTL_MS = 60_000
 const USE_MS = 60_000
 
 /** @param now milliseconds since 1970; the clock's by default. */
-export function createApiKeys(storage: Storage, now: () => number = Date.now): ApiKeys {
+export function createApiKeys(
+  storage: Storage,
+  accounts: Accounts,
+  now: () => number = Date.now
+): ApiKeys {
   const cache = new LRUCache<string, Promise<Known | null>>({
     max: 10_000,
     ttl: TTL_MS,
@@ -58,10 +67,8 @@ export function createApiKeys(storage: Storage, now: () => number = Date.now): A
   async function read(hash: string): Promise<Known | null> {
     const row = (await find('hash', hash)) ?? (await find('previous_hash', hash))
     if (!row) return null
-    const tenant = row.tenant_id as TenantId
-    const tenantRow = await storage.get({ resource: tenants, tenant }, tenant)
     const usedAt = row.last_used_at === null ? 0 : Date.parse(row.last_used_at)
-    return tenantRow && { row, tenantName: tenantRow.name, version: row.version, usedAt }
+    return { row, version: row.version, usedAt }
   }
 
   function recall(hash: string): Promise<Known | null> {
@@ -107,11 +114,14 @@ export function createApiKeys(storage: Storage, now: () => number = Date.now): A
       const hash = hashOf(text)
       const known = await recall(hash)
       if (!known) return null
-      const { id, role, tenant_id, ...row } = known.row
+      const { id, role, ...row } = known.row
       const end = hash === row.hash ? row.expires_at : row.previous_expires_at
       if (end !== null && Date.parse(end) <= now()) return null
+      // Whoever made it still knows it: nobody keeps through a key what they have lost.
+      const owner = await accounts.get(row.owner_id)
+      if (!owner) return null
       noteUse(known)
-      return { id, role, tenant: tenant_id as TenantId, tenantName: known.tenantName }
+      return { ...owner, id, role: includesRole(owner.role, role) ? role : owner.role }
     },
 
     forget({ hash, previous_hash }) {

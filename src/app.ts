@@ -138,7 +138,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   app.decorate('idempotency', createIdempotency({ storage, keyring, lifeMs }))
 
   const accounts = createAccounts(storage)
-  const apiKeys = createApiKeys(storage)
+  const apiKeys = createApiKeys(storage, accounts)
   app.addHook('onClose', () => apiKeys.close())
   app.addHook('onRoute', requireRole)
   // Hooks that wait for nothing call back: a promise for each is what a request would notice.

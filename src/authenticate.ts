@@ -21,7 +21,7 @@ export function authenticate({ storage, identity, accounts, apiKeys }: Admission
     if (looksLikeApiKey(token))
       return (
         (await apiKeys.verify(token)) ??
-        unauthenticated('The API key is unknown, revoked or expired.')
+        unauthenticated('The API key is unknown, revoked or expired, or its owner is gone.')
       )
     const userId = await identity.verify(token)
     const account = userId === null ? null : await accounts.get(userId)

@@ -114,6 +114,7 @@ create table public.api_keys (
   previous_expires_at timestamptz(3),
   expires_at timestamptz(3),
   last_used_at timestamptz(3),
+  owner_id text collate "C" not null,
   created_at timestamptz(3) not null,
   updated_at timestamptz(3) not null,
   version bigint not null,

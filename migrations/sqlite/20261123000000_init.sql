@@ -61,6 +61,7 @@ create table api_keys (
   previous_expires_at text,
   expires_at text,
   last_used_at text,
+  owner_id text not null,
   created_at text not null,
   updated_at text not null,
   version integer not null,

@@ -43,14 +43,18 @@ export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
     async handler(request, reply, { account, store }) {
       const { name, role = 'viewer', expires_at = null } = request.body
       assertGrantable(account.role, role)
-      assertFuture(expires_at)
       const key = newApiKeyText()
       const attempt = app.idempotency.attempt(request, account.id)
       const row = await attempt.create({
         tenant: account.tenant,
         resource: apiKeys,
         showsCredential: true,
-        make: () => ({ id: newKey(apiKeys), name, role, expires_at, ...keptOf(key) }),
+        make() {
+          // Not before: a repeat is answered as the first time, whatever the time is by then.
+          assertFuture(expires_at)
+          const owner_id = account.owner
+          return { id: newKey(apiKeys), name, role, expires_at, owner_id, ...keptOf(key) }
+        },
         store: (row, along) => store.insert(apiKeys, row, { along })
       })
       reply.code(201).headers({ etag: etag(row), location: locationOf(apiKeys, row.id) })
@@ -68,13 +72,13 @@ export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
       summary: 'Exchange an API key for a new one',
       description:
         'The old key goes on working for a while, a day unless told otherwise. One that was rotated ' +
-        'before and is still in its time ends at once: at most two keys work.'
+        'before and is still in its time ends at once: at most two keys work. You become its owner.'
     },
     params: keyParams(apiKeys),
     body: ApiKeyRotation,
     answers: { 200: { description: 'The new key.', schema: shown, headers: ['ETag'] } },
     problems: [412],
-    async handler(request, reply, { store }) {
+    async handler(request, reply, { account, store }) {
       const { id } = request.params as { id: string }
       const { grace_seconds = 0, expires_at } = request.body
       assertFuture(expires_at)
@@ -89,6 +93,7 @@ export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
           before.push(old)
           return {
             ...keptOf(key),
+            owner_id: account.owner,
             previous_hash: old.hash,
             previous_expires_at: earlier(graceEnd, old.expires_at),
             ...(expires_at === undefined ? {} : { expires_at })

@@ -4,6 +4,7 @@ import { crc32 } from 'node:zlib'
 import t from 'tap'
 import { ACROSS_TENANTS, type Storage, type TenantId } from '../../adapters/storage/port.js'
 import { apiKeys } from '../../schemas/api-keys.js'
+import { createAccounts } from '../../src/accounts.js'
 import { isApiKeyText, newApiKeyText } from '../../src/api-key-text.js'
 import { createApiKeys } from '../../src/api-keys.js'
 import { assertGrantable } from '../../src/routes/api-keys.js'
@@ -99,6 +100,34 @@ for (const on of testStorages)
       }
     )
 
+    t.test('it has no more than the role of who made it, and ends with them', async (t) => {
+      const maker = await api.person(admin, 'admin')
+      const made = await maker.send('POST', '/api-keys', { name: 'K', role: 'admin' })
+      const { id, key, owner_id } = made.json()
+      t.equal(owner_id, maker.id)
+      const inner = await api.as(key)('POST', '/api-keys', { name: 'L', role: 'admin' })
+      t.equal(inner.json().owner_id, maker.id, 'also of one that a key made')
+      const asKeys = [key, inner.json().key].map((each) => api.as(each))
+      const statuses = async (url: string) => Promise.all(asKeys.map((send) => statusOf(send, url)))
+      t.strictSame(await statuses('/users'), [200, 200])
+
+      await admin.send('PATCH', `/users/${maker.id}`, { role: 'viewer' })
+      t.strictSame(await statuses('/users'), [403, 403])
+      t.strictSame(await statuses('/flows'), [200, 200])
+      t.equal((await admin.send('DELETE', `/users/${maker.id}`)).statusCode, 204)
+      t.strictSame(await statuses('/flows'), [401, 401])
+      t.equal(await statusOf((await elsewhere())(key)), 401, 'for all servers')
+
+      const rotated = await admin.send('POST', `/api-keys/${id}/rotate`, { grace_seconds: 0 })
+      t.match(rotated.json(), { id, owner_id: admin.id, role: 'admin' })
+      t.equal(
+        await statusOf(api.as(rotated.json().key), '/users'),
+        200,
+        'until somebody takes over'
+      )
+      t.equal(await statusOf(api.as(key)), 401)
+    })
+
     t.test('only its name can be changed', async (t) => {
       const { id } = await create()
       const renamed = await admin.send('PATCH', `/api-keys/${id}`, { name: 'Export' })
@@ -187,6 +216,17 @@ for (const on of testStorages)
       t.match((await post()).json(), { status: 409, code: 'already_created', id })
     })
 
+    t.test('a repeat that comes after the key is over is a repeat all the same', async (t) => {
+      const headers = { 'idempotency-key': randomUUID() }
+      const minutes = (count: number) => count * 60_000
+      const end = new Date(Date.now() + minutes(5)).toISOString()
+      const post = () => admin.send('POST', '/api-keys', { name: 'K', expires_at: end }, headers)
+      const { id } = (await post()).json()
+      const { now } = Date
+      t.intercept(Date, 'now', { value: () => now() + minutes(6) })
+      t.match((await post()).json(), { status: 409, code: 'already_created', id })
+    })
+
     t.test('what cannot be a key costs no read', async (t) => {
       const { key } = await create()
       const last = key.endsWith('0') ? '1' : '0'
@@ -236,8 +276,8 @@ t.test('by the clock', async (t) => {
     }
   }
   let time = Date.now()
-  const keys = createApiKeys(counted, () => time)
-  const others = createApiKeys(counted, () => time)
+  const keys = createApiKeys(counted, createAccounts(storage), () => time)
+  const others = createApiKeys(counted, createAccounts(storage), () => time)
   const later = (seconds: number) => new Date(time + seconds * 1000).toISOString()
   const create = async (body: object = {}) =>
     (await send('POST', '/api-keys', { name: 'K', ...body })).json()
