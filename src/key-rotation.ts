@@ -1,10 +1,12 @@
 import { StorageError } from '../adapters/storage/errors.js'
 import {
   ACROSS_TENANTS,
+  type From,
   type Storage,
   type Stored,
   type TenantId
 } from '../adapters/storage/port.js'
+import type { AnyResource } from '../schemas/resource.js'
 import { secrets } from '../schemas/secrets.js'
 import { tenants } from '../schemas/tenants.js'
 import { allRows } from './all-rows.js'
@@ -25,8 +27,9 @@ export interface KeyReport {
   /** Tenants that were looked at, and how many there are. */
   tenants: number
   readonly allTenants: number
-  /** Secrets that were looked at. */
+  /** Secrets that were looked at, and how many there were at the start. */
   secrets: number
+  readonly allSecrets: number
   /** How many were under each key when they were looked at. */
   readonly byKey: Map<string, number>
   /** Secrets that were encrypted anew. */
@@ -98,8 +101,9 @@ async function walk(
 ): Promise<KeyReport> {
   const report: KeyReport = {
     tenants: 0,
-    allTenants: await countTenants(storage),
+    allTenants: await count(storage, { resource: tenants, tenant: ACROSS_TENANTS }),
     secrets: 0,
+    allSecrets: await countSecrets(storage),
     byKey: new Map(),
     rotated: 0,
     unreadable: []
@@ -142,7 +146,13 @@ function isCurrent(keyring: Keyring, { key_id }: SecretRow): boolean {
   return key_id === keyring.ids[0]
 }
 
-async function countTenants(storage: Storage): Promise<number> {
-  const from = { resource: tenants, tenant: ACROSS_TENANTS } as const
+async function countSecrets(storage: Storage): Promise<number> {
+  let all = 0
+  for await (const { id } of allRows(storage, { resource: tenants, tenant: ACROSS_TENANTS }))
+    all += await count(storage, { resource: secrets, tenant: id as TenantId })
+  return all
+}
+
+async function count<R extends AnyResource>(storage: Storage, from: From<R>): Promise<number> {
   return (await storage.list(from, { limit: 1, count: 'exact' })).total ?? 0
 }

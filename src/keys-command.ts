@@ -37,15 +37,23 @@ async function main(args: readonly string[]): Promise<void> {
   }
 }
 
+const BAR_WIDTH = 24
+
+/** Secrets that came while it ran do not make it longer than it is. */
+function bar(done: number, all: number): string {
+  const filled = all === 0 ? BAR_WIDTH : Math.min(Math.floor((done / all) * BAR_WIDTH), BAR_WIDTH)
+  return `[${'#'.repeat(filled)}${'-'.repeat(BAR_WIDTH - filled)}]`
+}
+
 /** One line that is written over on a terminal; elsewhere a line every second. */
 function progressLine() {
   const onTerminal = process.stderr.isTTY
-  let shownAt = Date.now()
+  let shownAt = 0
   return {
-    show({ tenants, allTenants, secrets, rotated }: Readonly<KeyReport>): void {
+    show({ secrets, allSecrets, rotated }: Readonly<KeyReport>): void {
       if (Date.now() - shownAt < (onTerminal ? 50 : 1000)) return
       shownAt = Date.now()
-      const text = `${tenants} of ${allTenants} tenants, ${secrets} secrets, ${rotated} encrypted anew`
+      const text = `${bar(secrets, allSecrets)} ${secrets} of ${allSecrets} secrets, ${rotated} encrypted anew`
       process.stderr.write(onTerminal ? `\r\x1b[2K${text}` : `${text}\n`)
     },
     end(): void {

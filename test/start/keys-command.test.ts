@@ -63,6 +63,7 @@ t.test('keys are rotated while the API serves', async (t) => {
   const { code, output } = await running
   t.equal(code, 0, output)
   t.match(output, /\d+ secrets of 1 tenants: .*under next.* \d+ were encrypted anew/)
+  t.match(output, /^\[#*-+\] \d+ of \d+ secrets, \d+ encrypted anew$/m, 'how far it is')
   t.strictSame(refused, [], `${served} writes and reads went through meanwhile`)
   t.comment(output.trim())
 
