@@ -94,16 +94,35 @@ for (const on of testStorages)
     })
 
     t.test('of 50 at once one creates, and all are answered alike', async (t) => {
-      const body = { name: randomUUID() }
-      const post = repeatable(send, '/flows', body)
-      const before = await countRows(admin, '/flows')
-      const answers = await Promise.all(Array.from({ length: 50 }, () => post()))
-      const different = new Set(answers.map((answer) => JSON.stringify(kept(answer))))
-      t.equal(different.size, 1, 'one answer')
-      t.equal(answers[0]?.statusCode, 201)
-      t.equal((await countRows(admin, '/flows')) - before, 1, 'one row')
-      const { id } = (answers[0] as LightMyRequestResponse).json()
-      t.equal(await countRows(admin, `/audit?resource_id=${id}`), 1, 'one audit entry')
+      const person = { name: 'U', password: 'a good password' }
+      const others = [
+        { url: '/users', body: { ...person, email: `${randomUUID()}@example.com` } },
+        { url: '/secrets', body: { name: 'AT_ONCE', value: 'hidden' } },
+        { url: '/api-keys', body: { name: 'K' } }
+      ]
+      const chosen = ({ body }: { readonly body: object }) => 'id' in body || 'value' in body
+      const all = [...creations.filter((each) => !chosen(each)), ...others]
+      for (const { url, body } of all) {
+        const rows = url.startsWith('/templates/') ? '/flows' : url
+        const before = await countRows(admin, rows)
+        const post = repeatable(send, url, body)
+        const answers = await Promise.all(Array.from({ length: 50 }, () => post()))
+        const made = answers.filter(({ statusCode }) => statusCode === 201)
+        const first = made[0]?.json()
+        if (url === '/api-keys') {
+          t.equal(made.length, 1, 'a key is shown once')
+          for (const answer of answers.filter((each) => each !== made[0]))
+            t.match(answer.json(), { status: 409, code: 'already_created', id: first.id })
+        } else {
+          t.equal(made.length, 50, url)
+          const different = new Set(answers.map((answer) => JSON.stringify(kept(answer))))
+          t.equal(different.size, 1, 'one answer')
+        }
+        t.equal((await countRows(admin, rows)) - before, 1, 'one row')
+        const entries = `/audit?resource_id=${encodeURIComponent(first.id ?? first.name)}`
+        t.equal(await countRows(admin, entries), 1, 'one audit entry')
+      }
+      t.comment(`${50 * all.length} requests on ${on.kind}: ${all.length} rows and audit entries`)
     })
 
     t.test('the same key of others, and for others, is another key', async (t) => {
@@ -188,7 +207,7 @@ for (const on of testStorages)
       const password = 'correct horse'
       const body = { tenant_name: randomUUID(), name: 'Ada', email, password }
       const post = repeatable(api.send, '/auth/register', body)
-      const answers = await Promise.all(Array.from({ length: 5 }, () => post()))
+      const answers = await Promise.all(Array.from({ length: 50 }, () => post()))
       const first = answers.find(({ statusCode }) => statusCode === 201) as LightMyRequestResponse
       const { id } = first.json().user
       const others = answers.filter((answer) => answer !== first)
@@ -198,6 +217,7 @@ for (const on of testStorages)
       t.equal(other.json().code, 'idempotency_key_reused')
       const added = await api.as(first.json().token)('GET', '/audit')
       t.equal(added.json().length, 2, 'one tenant and one user')
+      t.comment(`51 registrations on ${on.kind}: one tenant, one user, two audit entries`)
     })
 
     t.test('a registration whose outcome was lost can be used', async (t) => {
@@ -221,6 +241,23 @@ for (const on of testStorages)
       t.notMatch(JSON.stringify(rows), /hidden|good password|\$argon2|ciphertext|key_id|eyJ/)
     })
   })
+
+t.test('every POST that creates takes an Idempotency-Key, and is tried above', async (t) => {
+  const { app } = await testApi(t)
+  const { paths } = (await app.inject('/api/openapi.json')).json()
+  const creating = Object.keys(paths).filter((path) => paths[path].post?.responses[201])
+  const taking = creating.filter((path) =>
+    JSON.stringify(paths[path].post.parameters).includes('/IdempotencyKey')
+  )
+  t.strictSame(taking, creating)
+  const tried = [...creations.map(({ url }) => url), '/users', '/api-keys', '/auth/register']
+  const patterns = creating.map((path) => new RegExp(`^${path.replace(/\{id\}/, '[^/]+')}$`))
+  for (const pattern of patterns)
+    t.ok(
+      tried.some((url) => pattern.test(`/api${url}`)),
+      `${pattern}`
+    )
+})
 
 t.test(
   'a malformed Idempotency-Key is refused, and ignored where nothing is created',
