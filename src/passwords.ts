@@ -11,15 +11,31 @@ async function readLeaked(): Promise<ReadonlySet<string>> {
   return new Set([...choosable, demoLogin.password])
 }
 
+// The list leaves out what a pattern finds: leaks are full of that, too.
+
+/** Whether it is up to four characters again and again, such as `aaaaaaaa` or `12312312`. */
+function isRepeated(password: string): boolean {
+  return [1, 2, 3, 4].some((length) => password.startsWith(password.slice(length)))
+}
+
+/** Whether each character is the one after, or before, the one before it, such as `87654321`. */
+function isSequence(password: string): boolean {
+  const codes = [...password].map((character) => character.codePointAt(0) as number)
+  return [1, -1].some((step) =>
+    codes.every((code, index) => index === 0 || code - (codes[index - 1] as number) === step)
+  )
+}
+
 /**
  * @throws ApiError `password_refused` for one that guessers try first. How long it must be is said
  *   by its schema; nothing else is asked of it, as NIST SP 800-63B, 5.1.1.2, advises.
  */
 export async function assertNotLeaked(password: string): Promise<void> {
   leaked ??= readLeaked()
-  if ((await leaked).has(password.toLowerCase()))
+  const lowerCase = password.toLowerCase()
+  if ((await leaked).has(lowerCase) || isRepeated(lowerCase) || isSequence(lowerCase))
     throw new ApiError(
       'password_refused',
-      'The password is known from leaks, so that guessers try it early. Choose another.'
+      'The password is known from leaks, or a pattern, so that guessers try it early. Choose another.'
     )
 }

@@ -659,7 +659,8 @@ async function validExtremes(t: Test, on: TestStorage) {
     const value = '\u{1F600}'.repeat(65_536)
     t.equal((await admin.send('PUT', '/secrets/S', { value })).statusCode, 200)
     const { mostPasswordBytes } = on.signIn
-    const password = '\u{1F600}'.repeat(mostPasswordBytes ? mostPasswordBytes / 4 : 256)
+    const length = mostPasswordBytes ? mostPasswordBytes / 4 : 256
+    const password = `${'\u{1F600}'.repeat(length - 1)}\u{1F601}`
     t.equal((await admin.send('PATCH', '/users/me', { password })).statusCode, 200)
     if (mostPasswordBytes) {
       const refused = await admin.send('PATCH', '/users/me', { password: `${password}x` })
