@@ -1,4 +1,6 @@
 import { randomUUID } from 'node:crypto'
+import { Server } from 'node:net'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import cors from '@fastify/cors'
 import rateLimit, { type RateLimitOptions } from '@fastify/rate-limit'
 import fastify, { type FastifyInstance, type FastifyServerOptions, LogController } from 'fastify'
@@ -144,6 +146,8 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   // Hooks that wait for nothing call back: a promise for each is what a request would notice.
   app.addHook('onRequest', (request, reply, done) => {
     reply.header('x-request-id', request.id)
+    // Whoever asks again does so on a new connection, and so elsewhere as soon as that is known.
+    if (options.stopping?.aborted) reply.header('connection', 'close')
     const { httpVersion, headers } = request.raw
     if (headers.host === undefined && httpVersion === '1.1')
       done(new ApiError('bad_request', 'The request has no Host header.'))
@@ -198,7 +202,11 @@ function arrivalTimes({ HEADERS_TIMEOUT_MS, REQUEST_TIMEOUT_MS }: Environment) {
 
 /** Before anything else ends: what is under way may take its time, and nothing may join it. */
 async function stopAccepting({ server }: FastifyInstance): Promise<void> {
-  server.close()
+  // Not the close of HTTP, which cuts connections whose next request has come and is not read yet:
+  // that is read in the next turn, and then the connections without one are closed.
+  Server.prototype.close.call(server)
+  await nextTurn()
+  await nextTurn()
   // A connection that has its last answer would be kept for the next request, and the server open.
   server.keepAliveTimeout = 1
 }

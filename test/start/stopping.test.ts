@@ -1,10 +1,11 @@
 import { once } from 'node:events'
 import { Agent, get as httpGet } from 'node:http'
-import { connect } from 'node:net'
+import { type AddressInfo, connect } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import Database from '../../adapters/storage/better-sqlite3.js'
+import { testApi } from '../support/api.js'
 import { exchange, readAll, readEvents } from '../support/llm-api.js'
 import { beginStream, endStream, sendPiece, startUpstream } from '../support/llm-upstream.js'
 import { addressOf, startServer } from '../support/server.js'
@@ -57,7 +58,8 @@ t.test('it says that it is not ready while it still serves; a second signal ends
     code: 'not_ready',
     detail: 'The server is stopping.'
   })
-  t.equal((await fetch(`${api}/health`)).status, 200)
+  const health = await fetch(`${api}/health`)
+  t.match([health.status, health.headers.get('connection')], [200, 'close'], 'and ask elsewhere')
   const written = await fetch(`${api}/flows/late`, {
     method: 'PUT',
     headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json' },
@@ -125,4 +127,18 @@ t.test('what takes longer than its time is ended', async (t) => {
   t.match(events, [{ event: 'error', data: { status: 503, code: 'unavailable' } }])
   t.equal(await child.ended(), 0)
   t.match(child.output(), /cutting requests/)
+})
+
+t.test('a request that has come and is not read yet is answered', async (t) => {
+  const { app } = await testApi(t)
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const { port } = app.server.address() as AddressInfo
+  const request = 'GET /api/health HTTP/1.1\r\nHost: x\r\n\r\n'
+  const sockets = Array.from({ length: 20 }, () => connect(port, '127.0.0.1'))
+  for (const socket of sockets) socket.setEncoding('utf8').write(request)
+  await Promise.all(sockets.map((socket) => once(socket, 'data')))
+  const answers = sockets.map((socket) => readAll(socket as never))
+  for (const socket of sockets) socket.write(request)
+  await app.close()
+  for (const answer of await Promise.all(answers)) t.match(answer, /^HTTP\/1.1 200/)
 })
