@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { Server } from 'node:net'
+import { Server, type Socket } from 'node:net'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import cors from '@fastify/cors'
 import rateLimit, { type RateLimitOptions } from '@fastify/rate-limit'
@@ -135,7 +135,8 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   })
   app.decorate('signInLimit', { max: env.AUTH_RATE_LIMIT_PER_MINUTE, timeWindow: '1 minute' })
 
-  app.addHook('preClose', () => stopAccepting(app))
+  const sockets = openSockets(app)
+  app.addHook('preClose', () => stopAccepting(app, sockets))
   const lifeMs = env.IDEMPOTENCY_TTL_HOURS * 60 * 60 * 1000
   app.decorate('idempotency', createIdempotency({ storage, keyring, lifeMs }))
 
@@ -200,13 +201,31 @@ function arrivalTimes({ HEADERS_TIMEOUT_MS, REQUEST_TIMEOUT_MS }: Environment) {
   }
 }
 
+/** The sockets of all connections that are open, those included on which nothing has come yet. */
+function openSockets({ server }: FastifyInstance): ReadonlySet<Socket> {
+  const open = new Set<Socket>()
+  function forget(this: Socket): void {
+    open.delete(this)
+  }
+  server.on('connection', (socket) => {
+    open.add(socket)
+    socket.once('close', forget)
+  })
+  return open
+}
+
 /** Before anything else ends: what is under way may take its time, and nothing may join it. */
-async function stopAccepting({ server }: FastifyInstance): Promise<void> {
+async function stopAccepting(
+  { server }: FastifyInstance,
+  sockets: ReadonlySet<Socket>
+): Promise<void> {
   // Not the close of HTTP, which cuts connections whose next request has come and is not read yet:
   // that is read in the next turn, and then the connections without one are closed.
   Server.prototype.close.call(server)
   await nextTurn()
   await nextTurn()
+  // To Node such a connection is busy with its first request, and nothing times it out any more.
+  for (const socket of sockets) if (socket.bytesRead === 0) socket.destroy()
   // A connection that has its last answer would be kept for the next request, and the server open.
   server.keepAliveTimeout = 1
 }

@@ -142,3 +142,11 @@ t.test('a request that has come and is not read yet is answered', async (t) => {
   await app.close()
   for (const answer of await Promise.all(answers)) t.match(answer, /^HTTP\/1.1 200/)
 })
+
+t.test('a connection that has never said anything does not keep it from stopping', async (t) => {
+  const { app } = await testApi(t)
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const silent = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
+  await Promise.all([once(silent, 'connect'), once(app.server, 'connection')])
+  await app.close()
+})
