@@ -1,4 +1,5 @@
 import { hash } from 'node:crypto'
+import { normalizeIP } from '@fastify/rate-limit'
 import type { Result } from 'ioredis'
 import { LRUCache } from 'lru-cache'
 import { ApiError } from './problems.js'
@@ -80,7 +81,8 @@ export function createLoginDefence(
   return {
     async begin(email, address) {
       const account = email.toLowerCase()
-      const target = { account, pair: `${address} ${account}` }
+      // IPv6 by its /64, as in rate limits: whoever has one address of such a network has them all.
+      const target = { account, pair: `${normalizeIP(address)} ${account}` }
       const here = beginHere(target)
       const together = await beginTogether?.(target)?.catch(() => undefined)
       const { waitMs } = together ?? here

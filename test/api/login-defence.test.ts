@@ -79,6 +79,16 @@ t.test('strangers do not keep out who signed in before', async (t) => {
   t.ok((await fail(9, email, owner)).at(-1), 'though guesses of this address count all the same')
 })
 
+t.test('addresses of one IPv6 network count as one, however they are written', async (t) => {
+  const { fail, refused } = defenceAt()
+  await fail(5, email, (n) => `2001:db8::${n.toString(16)}`)
+  t.equal(await refused(email, '2001:DB8:0:0:1:2:3:4'), 1)
+  t.equal(await refused(email, '2001:db8:0:1::'), 0, 'another network')
+  await fail(5, email, () => '::ffff:192.0.2.7')
+  t.ok((await refused(email, '192.0.2.7')) > 0, 'IPv4, as a socket for both tells it')
+  t.equal(await refused(email, '::ffff:192.0.2.8'), 0)
+})
+
 t.test('tries at the same moment count before they end', async (t) => {
   const { defence, refused } = defenceAt()
   const begun = Array.from({ length: 5 }, () => defence.begin(email, stranger))
