@@ -154,8 +154,9 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
       description: 'Its refresh token is void at once; the access token runs out by itself.'
     },
     answers: { 204: { description: 'Ended.' } },
-    async handler(_request, reply, caller) {
-      await identity.signOut(caller.token)
+    async handler(_request, reply, { account, token }) {
+      // An API key has no session, and is for nobody else to see.
+      if (account.id === account.owner) await identity.signOut(token)
       return reply.code(204).send()
     }
   })

@@ -2,14 +2,15 @@ import { createHash, randomUUID } from 'node:crypto'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { crc32 } from 'node:zlib'
 import t from 'tap'
+import { openLocalIdentity } from '../../adapters/identity/local.js'
 import { ACROSS_TENANTS, type Storage, type TenantId } from '../../adapters/storage/port.js'
 import { apiKeys } from '../../schemas/api-keys.js'
 import { createAccounts } from '../../src/accounts.js'
 import { isApiKeyText, newApiKeyText } from '../../src/api-key-text.js'
 import { createApiKeys } from '../../src/api-keys.js'
 import { assertGrantable } from '../../src/routes/api-keys.js'
-import { type Send, testApi } from '../support/api.js'
-import { testStorages } from '../support/storages.js'
+import { cheapHasher, type Send, testApi } from '../support/api.js'
+import { memory, testStorages } from '../support/storages.js'
 import { broken, brokenCommit, troubledStorage } from '../support/troubled-storage.js'
 
 /** What docs/api-keys.md gives to secret scanners. */
@@ -253,6 +254,27 @@ t.test('a key has the documented form, and its checksum', async (t) => {
   }
   const used = new Set(keys.flatMap((key) => [...key.slice(4, -6)]))
   t.equal(used.size, 62, 'every digit occurs')
+})
+
+t.test('whoever signs people in is not told a key', async (t) => {
+  const storage = await memory.open(t)
+  const local = await openLocalIdentity({ storage, secret: randomUUID(), hasher: cheapHasher })
+  const told: string[] = []
+  const telling = <T>(ask: (token: string) => Promise<T>) => {
+    return (token: string) => {
+      told.push(token)
+      return ask(token)
+    }
+  }
+  const identity = { ...local, verify: telling(local.verify), signOut: telling(local.signOut) }
+  const api = await testApi(t, { storage, identity })
+  const admin = await api.register()
+  const { key } = (await admin.send('POST', '/api-keys', { name: 'K' })).json()
+  t.equal((await api.as(key)('POST', '/auth/logout')).statusCode, 204)
+  t.equal(await statusOf(api.as(key)), 200, 'there is no session to end')
+  t.equal((await admin.send('POST', '/auth/logout')).statusCode, 204)
+  t.ok(told.length > 0)
+  t.strictSame([...new Set(told)], [admin.token])
 })
 
 t.test('nobody gives away more than they have', async (t) => {
