@@ -75,6 +75,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     genReqId: () => randomUUID(),
     bodyLimit: env.BODY_LIMIT,
     requestTimeout: env.REQUEST_TIMEOUT_MS,
+    connectionTimeout: mostSilenceMs(env),
     keepAliveTimeout: env.KEEP_ALIVE_TIMEOUT_MS,
     trustProxy: env.TRUST_PROXY ?? false,
     // 128 characters of a key, each up to 12 when percent-encoded.
@@ -199,6 +200,14 @@ function arrivalTimes({ HEADERS_TIMEOUT_MS, REQUEST_TIMEOUT_MS }: Environment) {
     requestTimeout: REQUEST_TIMEOUT_MS,
     connectionsCheckingInterval: Math.ceil(Math.min(headersTimeout / 4, 5000))
   }
+}
+
+/**
+ * How long a connection may stand still in the middle of an exchange, as with a reader that takes
+ * nothing: longer than any answer that is still being made, of which those of LLM providers take most.
+ */
+function mostSilenceMs({ REQUEST_TIMEOUT_MS, LLM_TIMEOUT_MS, LLM_SILENCE_MS }: Environment) {
+  return REQUEST_TIMEOUT_MS + Math.max(LLM_TIMEOUT_MS, LLM_SILENCE_MS)
 }
 
 /** The sockets of all connections that are open, those included on which nothing has come yet. */

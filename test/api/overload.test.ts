@@ -117,6 +117,22 @@ t.test('bytes in time, one by one, do not keep a request open', async (t) => {
   t.match(answer, /^HTTP\/1\.1 408 .+"code":"request_timeout"/s)
 })
 
+t.test('a reader that takes nothing of its answers is left', async (t) => {
+  const env = { REQUEST_TIMEOUT_MS: '200', LLM_TIMEOUT_MS: '200', LLM_SILENCE_MS: '200' }
+  const { app } = await testApi(t, { env })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const socket = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
+  t.teardown(() => socket.destroy())
+  socket.on('error', () => {})
+  const [accepted] = await once(app.server, 'connection')
+  // More than the buffers of both ends have room for.
+  socket
+    .pause()
+    .write('GET /api/docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(50))
+  await once(accepted, 'close')
+  t.ok(accepted.bytesWritten > 0)
+})
+
 t.test('a connection that waits for its next request too long is closed', async (t) => {
   const { app } = await testApi(t, { env: { KEEP_ALIVE_TIMEOUT_MS: '50' } })
   await app.listen({ port: 0, host: '127.0.0.1' })
