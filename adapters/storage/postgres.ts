@@ -7,7 +7,14 @@ import { StorageError } from './errors.js'
 import { readMigrations } from './migrations.js'
 import type { TenantId } from './port.js'
 import { assertSchemaLevel, missingMigrations } from './schema-level.js'
-import { decodeRow, decodeStored, encodeChanges, meaningOf, refusal } from './sql-functions.js'
+import {
+  decodeRow,
+  decodeStored,
+  encodeChanges,
+  meaningOf,
+  type RawRow,
+  refusal
+} from './sql-functions.js'
 
 export interface PostgresOptions {
   /** `postgres://user:password@host:port/database`, with `?sslmode=verify-full` and the like for TLS. */
@@ -160,15 +167,15 @@ export async function openPostgres(options: PostgresOptions): Promise<Driver> {
     kind: 'postgres',
 
     async get(resource, tenant, key) {
-      const [row] = await track(read(...getStatement(resource, tenant, key)))
-      return row ? decodeRow(resource, row) : null
+      const [found] = await track(read(...getStatement(resource, tenant, key)))
+      return found ? decodeRow(resource, found.row as RawRow) : null
     },
 
     async page(resource, tenant, query) {
-      const rows = await track(read(...pageStatement(resource, tenant, query)))
-      const found = rows.filter((row) => row[resource.key] !== null)
-      const page = { rows: found.map((row) => decodeRow(resource, row)) }
-      return query.count ? { ...page, total: Number(rows[0]?.total) } : page
+      const [found] = await track(read(...pageStatement(resource, tenant, query)))
+      const { rows, total } = found as unknown as { rows: RawRow[] | null; total?: string }
+      const page = { rows: (rows ?? []).map((row) => decodeRow(resource, row)) }
+      return total === undefined ? page : { ...page, total: Number(total) }
     },
 
     async apply(tenant, changes) {
@@ -262,10 +269,8 @@ function getStatement(resource: AnyResource, tenant: TenantId | null, key: strin
   const where = new Conditions()
   if (resource.scope && tenant !== null) where.add(`${column(resource.scope)} = ?`, tenant)
   where.add(`${column(resource.key)} = ?`, key)
-  return [
-    `select ${selectList(resource)} from ${table(resource)} t ${where.text} limit 1`,
-    where.values
-  ]
+  const row = `select ${selectList(resource)} from ${table(resource)} t ${where.text} limit 1`
+  return [`select to_json(r) as row from (${row}) r`, where.values]
 }
 
 function pageStatement(
@@ -273,7 +278,7 @@ function pageStatement(
   tenant: TenantId | null,
   query: DriverQuery
 ): Statement {
-  const { filter, since, until, order, limit, after } = query
+  const { filter, since, until, order, limit, after, count } = query
   const [at, key] = [column(resource.order), column(resource.key)]
   const where = new Conditions()
   if (resource.scope && tenant !== null) where.add(`${column(resource.scope)} = ?`, tenant)
@@ -282,19 +287,15 @@ function pageStatement(
     else where.add(`${column(field)} = ?`, value)
   if (since !== undefined) where.add(`${at} >= ?`, since)
   if (until !== undefined) where.add(`${at} < ?`, until)
-  const all = `select count(*) as total from ${table(resource)} t ${where.text}`
+  const all = `select count(*) from ${table(resource)} t ${where.text}`
 
   const beyond = order === 'asc' ? '>' : '<'
   if (after) where.add(`(${at}, ${key}) ${beyond} (?, ?)`, after.at, after.key)
-  const sorting = `order by ${at} ${order}, ${key} ${order}`
-  const rows = `from ${table(resource)} t ${where.text} ${sorting} limit ${where.value(limit)}`
-  if (!query.count) return [`select ${selectList(resource)} ${rows}`, where.values]
-  // Without rows, the total still needs one to stand in.
-  return [
-    `select c.total, ${selectList(resource)}
-       from (${all}) c left join (select t.* ${rows}) t on true ${sorting}`,
-    where.values
-  ]
+  const rows = `select ${selectList(resource)} from ${table(resource)} t ${where.text}
+    order by ${at} ${order}, ${key} ${order} limit ${where.value(limit)}`
+  const total = count ? `, (${all}) as total` : ''
+  // One JSON text is read in less time than the texts of its values.
+  return [`select (select json_agg(r) from (${rows}) r) as rows${total}`, where.values]
 }
 
 /** Conditions with `?` for their values, which become numbered parameters. */
@@ -317,15 +318,13 @@ class Conditions {
   }
 }
 
-/** The columns of `t`; times as text in the form of the port, whatever the session's settings. */
+/** The columns of `t`; times in UTC and without an offset, whatever the session's settings. */
 function selectList(resource: AnyResource): string {
   return resource.columns.map(selected).join(', ')
 }
 
 function selected({ name, kind }: Column): string {
-  return kind === 'timestamp'
-    ? `to_char(${column(name)} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as "${name}"`
-    : column(name)
+  return kind === 'timestamp' ? `${column(name)} at time zone 'UTC' as "${name}"` : column(name)
 }
 
 function table({ name }: AnyResource): string {

@@ -7,7 +7,7 @@ import { StorageError, type StorageErrorCode } from './errors.js'
  * connection or PostgREST carries it.
  */
 
-/** A column's value as Postgres gives it, in JSON or not: bigints may be text, times carry an offset. */
+/** A row as Postgres gives it in JSON: bigints may be text, times may carry an offset. */
 export type RawRow = Readonly<Record<string, unknown>>
 
 /** The `changes` argument of `apply_changes`. */
@@ -40,9 +40,12 @@ function decodeValue({ kind }: Column, value: unknown): unknown {
   return kind === 'integer' || kind === 'real' ? Number(value) : value
 }
 
-/** Without `Z` it carries an offset, which is UTC's: other zones have offsets with seconds, once. */
+/** A time in UTC has no offset, or one of zero; another has one of at least six characters. */
 function decodeTime(text: string): string {
-  return text.length === 24 && text.endsWith('Z') ? text : new Date(text).toISOString()
+  const time = text.endsWith('+00:00') ? text.slice(0, -6) : text
+  if (time.length > '2026-01-01T00:00:00.000'.length) return new Date(text).toISOString()
+  // Zeros at the end are left out. Putting them back takes a tenth of the time of a `Date`.
+  return `${time}${'.000'.slice(time.length - '2026-01-01T00:00:00'.length)}Z`
 }
 
 /** An error as Postgres reports it; `detail` is called `details` by PostgREST. */
