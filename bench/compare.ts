@@ -83,7 +83,8 @@ export async function compare(
   { rounds, seconds, warmUpSeconds }: Effort,
   connections = 50
 ): Promise<Comparison> {
-  for (const { load } of [ours, peer]) await send(load, { seconds: warmUpSeconds, connections })
+  const warmUp = ({ load }: Side) => send(load, { seconds: warmUpSeconds, connections })
+  await Promise.all([ours, peer].map(warmUp))
   const found: [Figures[], Figures[]] = [[], []]
   for (let round = 0; round < rounds; round++)
     for (const turn of round % 2 ? [0, 1] : [1, 0])

@@ -35,6 +35,8 @@ export interface Extent extends Effort {
 export interface Group {
   readonly name: string
   readonly title: string
+  /** Whether a quick look leaves it out, unless it is named. */
+  readonly long?: true
   run(extent: Extent): Promise<Row[]>
 }
 
@@ -43,10 +45,15 @@ export const groups: readonly Group[] = [
   { name: 'sqlite', title: 'SQLite', run: inFolder(measureSqlite) },
   { name: 'postgres', title: 'Postgres and Supabase', run: inFolder(measurePostgres) },
   { name: 'start', title: 'Start', run: inFolder(measureStart) },
-  { name: 'resident', title: 'Resident memory', run: inFolder(measureResident) },
-  { name: 'processes', title: 'Processes on one Postgres', run: inFolder(measureProcesses) },
-  { name: 'llm', title: 'LLM', run: inFolder(measureLlm) },
-  { name: 'sizes', title: 'Cost against size', run: ({ sizes }) => measureSizes(sizes) }
+  { name: 'resident', title: 'Resident memory', long: true, run: inFolder(measureResident) },
+  {
+    name: 'processes',
+    title: 'Processes on one Postgres',
+    long: true,
+    run: inFolder(measureProcesses)
+  },
+  { name: 'llm', title: 'LLM', long: true, run: inFolder(measureLlm) },
+  { name: 'sizes', title: 'Cost against size', long: true, run: ({ sizes }) => measureSizes(sizes) }
 ]
 
 type Measure = (extent: Extent, folder: string) => Promise<Row[]>
