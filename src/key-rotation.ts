@@ -1,12 +1,10 @@
 import { StorageError } from '../adapters/storage/errors.js'
 import {
   ACROSS_TENANTS,
-  type From,
   type Storage,
   type Stored,
   type TenantId
 } from '../adapters/storage/port.js'
-import type { AnyResource } from '../schemas/resource.js'
 import { secrets } from '../schemas/secrets.js'
 import { tenants } from '../schemas/tenants.js'
 import { allRows } from './all-rows.js'
@@ -24,8 +22,7 @@ export interface Unreadable {
 }
 
 export interface KeyReport {
-  /** Tenants that were looked at, and how many there are. */
-  tenants: number
+  /** How many tenants there were at the start. */
   readonly allTenants: number
   /** Secrets that were looked at, and how many there were at the start. */
   secrets: number
@@ -100,10 +97,8 @@ async function walk(
   visit: (row: SecretRow) => Promise<boolean>
 ): Promise<KeyReport> {
   const report: KeyReport = {
-    tenants: 0,
-    allTenants: await count(storage, { resource: tenants, tenant: ACROSS_TENANTS }),
+    ...(await countAll(storage)),
     secrets: 0,
-    allSecrets: await countSecrets(storage),
     byKey: new Map(),
     rotated: 0,
     unreadable: []
@@ -132,7 +127,6 @@ async function walk(
       onProgress?.(report)
     }
     await Promise.all(batch.map(look))
-    report.tenants++
     onProgress?.(report)
   }
   return report
@@ -146,13 +140,13 @@ function isCurrent(keyring: Keyring, { key_id }: SecretRow): boolean {
   return key_id === keyring.ids[0]
 }
 
-async function countSecrets(storage: Storage): Promise<number> {
-  let all = 0
-  for await (const { id } of allRows(storage, { resource: tenants, tenant: ACROSS_TENANTS }))
-    all += await count(storage, { resource: secrets, tenant: id as TenantId })
-  return all
-}
-
-async function count<R extends AnyResource>(storage: Storage, from: From<R>): Promise<number> {
-  return (await storage.list(from, { limit: 1, count: 'exact' })).total ?? 0
+async function countAll(storage: Storage) {
+  let allTenants = 0
+  let allSecrets = 0
+  for await (const { id } of allRows(storage, { resource: tenants, tenant: ACROSS_TENANTS })) {
+    const from = { resource: secrets, tenant: id as TenantId } as const
+    allTenants++
+    allSecrets += (await storage.list(from, { limit: 1, count: 'exact' })).total ?? 0
+  }
+  return { allTenants, allSecrets }
 }
