@@ -114,14 +114,15 @@ export function createApiKeys(
       const hash = hashOf(text)
       const known = await recall(hash)
       if (!known) return null
-      const { id, role, ...row } = known.row
+      const { row } = known
       const end = hash === row.hash ? row.expires_at : row.previous_expires_at
       if (end !== null && Date.parse(end) <= now()) return null
       // Whoever made it still knows it: nobody keeps through a key what they have lost.
       const owner = await accounts.get(row.owner_id)
       if (!owner) return null
       noteUse(known)
-      return { ...owner, id, role: includesRole(owner.role, role) ? role : owner.role }
+      const role = includesRole(owner.role, row.role) ? row.role : owner.role
+      return { ...owner, id: row.id, role }
     },
 
     forget({ hash, previous_hash }) {

@@ -7,7 +7,7 @@ import { StorageError, type StorageErrorCode } from './errors.js'
  * connection or PostgREST carries it.
  */
 
-/** A row as Postgres gives it in JSON: bigints may be text, times may carry an offset. */
+/** A row as Postgres gives it in JSON, where times may carry an offset. */
 export type RawRow = Readonly<Record<string, unknown>>
 
 /** The `changes` argument of `apply_changes`. */
@@ -36,8 +36,7 @@ export function decodeRow(resource: AnyResource, raw: RawRow): DriverRow {
 
 function decodeValue({ kind }: Column, value: unknown): unknown {
   if (value === null || value === undefined) return null
-  if (kind === 'timestamp') return decodeTime(value as string)
-  return kind === 'integer' || kind === 'real' ? Number(value) : value
+  return kind === 'timestamp' ? decodeTime(value as string) : value
 }
 
 /** A time in UTC has no offset, or one of zero; another has one of at least six characters. */
