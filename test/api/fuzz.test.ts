@@ -323,10 +323,16 @@ async function setStage(api: TestApi, raw: Storage) {
     admin = await api.register(`Fuzzed ${++count}`)
     const row = await raw.get({ resource: users, tenant: ACROSS_TENANTS }, admin.id)
     tenant = row?.tenant_id as TenantId
+    const member = await enterMember()
+    pools.set('refresh_token', [member.refreshToken, admin.refreshToken])
+  }
+
+  /** Somebody who signs in. */
+  async function enterMember(): Promise<Person> {
     const member = await api.person(admin, 'viewer')
     pools.set('email', [member.email])
     pools.set('password', [member.password])
-    pools.set('refresh_token', [member.refreshToken, admin.refreshToken])
+    return member
   }
   await enter()
 
@@ -398,6 +404,8 @@ async function setStage(api: TestApi, raw: Storage) {
       const [, next] = /^<\/api(.*)>/.exec(String(answer.headers.link ?? '')) ?? []
       if (next) assertStatus(await admin.send('GET', next), 200)
       if (answer.statusCode === 401 && answer.json().code === 'unauthenticated') await enter()
+      // After a few wrong passwords the right one has to wait, too.
+      if (answer.statusCode === 429) await enterMember()
     }
   }
 }
