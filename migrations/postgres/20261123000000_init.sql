@@ -48,6 +48,70 @@ begin
 end
 $$;
 
+-- Makes `insert_row` of the listed tables as they are. With a statement for each table, Postgres plans
+-- it once for each connection; one put together for each row is planned for each row, at more than the
+-- cost of the insert itself. A migration that changes the columns of a table calls this afterwards.
+create function public.define_insert_row() returns void
+language plpgsql set search_path = '' as $$
+declare
+  inserts text;
+begin
+  with columns as (
+    select
+      t.name as table_name,
+      a.attname as name,
+      a.attnum as place,
+      case
+        when a.attname = 'version' then 'coalesce(commit_version, nextval(''public.row_version''))'
+        when a.atttypid = 'jsonb'::regtype then format('nullif(new_row->%L, ''null'')', a.attname)
+        else format('(new_row->>%L)::%s', a.attname, format_type(a.atttypid, a.atttypmod))
+      end as value,
+      pg_get_expr(d.adbin, d.adrelid) as default_value
+    from public.api_tables t
+    join pg_attribute a on a.attrelid = to_regclass(format('public.%I', t.name))
+      and a.attnum > 0 and not a.attisdropped
+    left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+  ), statements as (
+    select format(
+      $insert$
+        when %1$L then
+          if new_row - %2$L::text[] <> '{}' then
+            raise undefined_column using message = %1$L || ' has none of the columns '
+              || (select string_agg(name, ', ') from jsonb_object_keys(new_row - %2$L::text[]) name);
+          end if;
+          insert into public.%1$I as t (%3$s) values (%4$s) returning to_jsonb(t) into stored;
+      $insert$,
+      table_name,
+      array_agg(name),
+      string_agg(format('%I', name), ', ' order by place),
+      string_agg(
+        -- Columns that the row does not name keep their defaults: they are of a newer release.
+        case when default_value is null then value
+          else format('case when new_row ? %L then %s else %s end', name, value, default_value)
+        end, ', ' order by place)
+    ) as statement
+    from columns group by table_name order by table_name
+  )
+  select string_agg(statement, '') into inserts from statements;
+  execute format(
+    $function$
+      create or replace function public.insert_row(
+        table_name text, new_row jsonb, commit_version bigint
+      ) returns jsonb
+      language plpgsql set search_path = '' as $body$
+      declare
+        stored jsonb;
+      begin
+        case table_name %s end case;
+        return stored;
+      end
+      $body$
+    $function$,
+    inserts
+  );
+end
+$$;
+
 -- Puts a table under the rules of this API. A migration that adds a table calls it once.
 create function public.add_api_table(
   table_name text,
@@ -60,6 +124,7 @@ begin
   perform public.close_table(table_name);
   insert into public.api_tables (name, key_column, scope_column, order_column)
     values (table_name, key_column, scope_column, order_column);
+  perform public.define_insert_row();
 end
 $$;
 
@@ -278,8 +343,6 @@ declare
   columns text;
   -- The commit's number, once the first write has taken it.
   commit_version bigint;
-  new_version text;
-  older text;
   found_version bigint;
   affected bigint;
   stored jsonb;
@@ -294,7 +357,6 @@ begin
 
   for change in select value from jsonb_array_elements(changes) loop
     stored := null;
-    affected := 0;
     select * into api_table from public.api_tables where name = change->>'resource';
     if not found then
       raise exception using errcode = 'PT400', message = 'no such table: ' || (change->>'resource');
@@ -309,81 +371,74 @@ begin
       raise exception using errcode = 'PT400', message = 'a change needs a key';
     end if;
 
-    place := format('t.%I = %L', api_table.key_column, change->>'key');
-    if api_table.scope_column is not null then
-      place := place || format(' and t.%I = %L', api_table.scope_column, tenant);
-    end if;
-    expected := '';
-    new_version := coalesce(commit_version::text, 'nextval(''public.row_version'')');
-    older := coalesce(' and t.version <= ' || commit_version, '');
-    if change->>'expect' is not null then
-      expected := format(' and t.version = %L', change->>'expect');
-    end if;
-
-    case change->>'op'
-      when 'insert' then
-        change := jsonb_set(change, array['row', api_table.key_column], change->'key');
-        if api_table.scope_column is not null then
-          change := jsonb_set(change, array['row', api_table.scope_column], to_jsonb(tenant));
-        end if;
-        -- Columns that the row does not name keep their defaults: they are of a newer release.
-        select string_agg(format('%I', name), ', ') into columns
-          from jsonb_object_keys((change->'row') - 'version') as name;
-        execute format(
-          'insert into public.%1$I as t (%2$s, version)
-             select %2$s, %3$s
-               from jsonb_populate_record(null::public.%1$I, $1)
-             returning to_jsonb(t)',
-          api_table.name, columns, new_version
-        ) using change->'row' into stored;
-
-      when 'update' then
-        if (change->'set') ?| array[api_table.key_column, api_table.scope_column, 'version'] then
-          raise exception using errcode = 'PT400', message = 'keys and versions cannot be set';
-        end if;
-        select string_agg(format('%I', name), ', ') into columns
-          from jsonb_object_keys(change->'set') as name;
-        execute format(
-          'update public.%1$I t
-             set (%2$s) = (select %2$s from jsonb_populate_record(null::public.%1$I, $1)),
-                 version = %4$s
-             where %3$s returning to_jsonb(t)',
-          api_table.name, columns, place || expected || older, new_version
-        ) using change->'set' into stored;
-        get diagnostics affected = row_count;
-
-      when 'delete' then
-        execute format('delete from public.%I t where %s', api_table.name, place || expected);
-        get diagnostics affected = row_count;
-
-      when 'check' then
-        -- Locked as by an update: two that share a lock and then update wait for each other.
-        execute format(
-          'select from public.%I t where %s for no key update', api_table.name, place || expected
-        );
-        get diagnostics affected = row_count;
-
-      else
-        raise exception using errcode = 'PT400', message = 'no such operation';
-    end case;
-
-    if affected = 0 and change->>'op' <> 'insert' then
-      execute format('select version from public.%I t where %s', api_table.name, place)
-        into found_version;
-      get diagnostics affected = row_count;
-      if found_version > commit_version
-        and coalesce(change->>'expect', found_version::text) = found_version::text
-      then
-        raise exception using errcode = '40001', message = 'the row is newer than this commit';
+    if change->>'op' = 'insert' then
+      stored := public.insert_row(
+        api_table.name,
+        (change->'row') - 'version'
+          || jsonb_build_object(api_table.key_column, change->'key')
+          || case when api_table.scope_column is null then '{}'
+               else jsonb_build_object(api_table.scope_column, tenant) end,
+        commit_version
+      );
+    else
+      place := format('t.%I = %L', api_table.key_column, change->>'key');
+      if api_table.scope_column is not null then
+        place := place || format(' and t.%I = %L', api_table.scope_column, tenant);
       end if;
-      raise exception using
-        errcode = case affected when 0 then 'PT404' else 'PT412' end,
-        message = case affected when 0 then 'there is no such row' else 'the row has changed' end,
-        detail = jsonb_build_object(
-          'code', case affected when 0 then 'not_found' else 'stale' end,
-          'resource', api_table.name,
-          'key', change->'key'
-        );
+      expected := '';
+      if change->>'expect' is not null then
+        expected := format(' and t.version = %L', change->>'expect');
+      end if;
+
+      case change->>'op'
+        when 'update' then
+          if (change->'set') ?| array[api_table.key_column, api_table.scope_column, 'version'] then
+            raise exception using errcode = 'PT400', message = 'keys and versions cannot be set';
+          end if;
+          select string_agg(format('%I', name), ', ') into columns
+            from jsonb_object_keys(change->'set') as name;
+          execute format(
+            'update public.%1$I t
+               set (%2$s) = (select %2$s from jsonb_populate_record(null::public.%1$I, $1)),
+                   version = coalesce($2, nextval(''public.row_version''))
+               where %3$s and coalesce(t.version <= $2, true) returning to_jsonb(t)',
+            api_table.name, columns, place || expected
+          ) using change->'set', commit_version into stored;
+          get diagnostics affected = row_count;
+
+        when 'delete' then
+          execute format('delete from public.%I t where %s', api_table.name, place || expected);
+          get diagnostics affected = row_count;
+
+        when 'check' then
+          -- Locked as by an update: two that share a lock and then update wait for each other.
+          execute format(
+            'select from public.%I t where %s for no key update', api_table.name, place || expected
+          );
+          get diagnostics affected = row_count;
+
+        else
+          raise exception using errcode = 'PT400', message = 'no such operation';
+      end case;
+
+      if affected = 0 then
+        execute format('select version from public.%I t where %s', api_table.name, place)
+          into found_version;
+        get diagnostics affected = row_count;
+        if found_version > commit_version
+          and coalesce(change->>'expect', found_version::text) = found_version::text
+        then
+          raise exception using errcode = '40001', message = 'the row is newer than this commit';
+        end if;
+        raise exception using
+          errcode = case affected when 0 then 'PT404' else 'PT412' end,
+          message = case affected when 0 then 'there is no such row' else 'the row has changed' end,
+          detail = jsonb_build_object(
+            'code', case affected when 0 then 'not_found' else 'stale' end,
+            'resource', api_table.name,
+            'key', change->'key'
+          );
+      end if;
     end if;
     commit_version := coalesce(commit_version, (stored->>'version')::bigint);
     results := array_append(results, stored);
@@ -496,8 +551,8 @@ select public.add_api_table('leases', 'id', null, 'created_at');
 
 -- Functions and sequences, too, are open on Supabase by default privilege.
 revoke all on sequence public.row_version from public;
-revoke all on function public.close_table, public.add_api_table from public;
-revoke all on function public.apply_changes, public.read_page from public;
+revoke all on function public.close_table, public.add_api_table, public.define_insert_row,
+  public.insert_row, public.apply_changes, public.read_page from public;
 do $$
 declare
   role_name text;
@@ -507,8 +562,8 @@ begin
   loop
     execute format('revoke all on sequence public.row_version from %I', role_name);
     execute format(
-      'revoke all on function public.close_table, public.add_api_table, public.apply_changes,
-         public.read_page from %I', role_name);
+      'revoke all on function public.close_table, public.add_api_table, public.define_insert_row,
+         public.insert_row, public.apply_changes, public.read_page from %I', role_name);
   end loop;
   if exists (select from pg_roles where rolname = 'service_role') then
     grant execute on function public.apply_changes, public.read_page to service_role;

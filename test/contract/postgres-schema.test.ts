@@ -226,6 +226,27 @@ async function testRunner(t: Test, server: PostgresServer) {
 }
 
 async function testOpening(t: Test, server: PostgresServer) {
+  t.test('columns of a newer release keep their defaults, unknown ones are refused', async (t) => {
+    const database = await server.createDatabase()
+    const insert = (row: object) => {
+      const times = { created_at: '2026-01-01', updated_at: '2026-01-01' }
+      const changes = [{ op: 'insert', resource: 'tenants', key: 'a', row: { ...times, ...row } }]
+      return server.query(
+        database,
+        `select public.apply_changes('a', '${JSON.stringify(changes)}')->0 as stored`
+      )
+    }
+    await t.rejects(insert({ name: 'A', plan: 'free' }), { code: '42703', message: /plan/ })
+    await server.query(
+      database,
+      `alter table public.tenants add column plan text not null default 'free';
+       select public.define_insert_row()`
+    )
+    t.match(await insert({ name: 'A' }), [{ stored: { name: 'A', plan: 'free' } }])
+    await server.query(database, 'delete from public.tenants')
+    t.match(await insert({ name: 'A', plan: 'paid' }), [{ stored: { plan: 'paid' } }])
+  })
+
   t.test('a database without the schema is refused, with what it needs', async (t) => {
     const url = server.url(await server.createDatabase('empty'))
     const message = new RegExp(`${newest}.sql.*npm run migrate.*psql.*SQL editor.*supabase db push`)
@@ -309,6 +330,8 @@ async function testPrivileges(t: Test, project: LocalSupabase) {
         ['apply_changes', { tenant: 'x', changes: [] }],
         ['read_page', { resource: 'flows', tenant: null, query: { limit: 1 } }],
         ['close_table', { table_name: 'flows' }],
+        ['define_insert_row', {}],
+        ['insert_row', { table_name: 'flows', new_row: {}, commit_version: 1 }],
         [
           'add_api_table',
           { table_name: 'x', key_column: 'id', scope_column: null, order_column: 'x' }
