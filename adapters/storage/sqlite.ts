@@ -39,7 +39,7 @@ const COMPACT_PAGES = 256
 /**
  * One file, one writer. Durable when a commit resolves: WAL with `synchronous = FULL`. Commits
  * that arrive in the same turn of the event loop share one transaction, so that they share its
- * fsync, with a savepoint each.
+ * fsync. Where one of them is refused, the transaction is repeated with a savepoint for each.
  */
 export function openSqlite(options: SqliteOptions): Driver {
   const { db, migration } = openDatabase(options)
@@ -73,13 +73,7 @@ export function openSqlite(options: SqliteOptions): Driver {
   /** One transaction for all; null where another process holds the write lock. */
   function runGroup(members: readonly Member[]): Outcome[] | null {
     try {
-      endTransaction()
-      db.exec('begin immediate')
-      let version = readVersion.get() as number
-      const outcomes = members.map((member) => runMember(member, ++version))
-      writeVersion.run(version)
-      db.exec('commit')
-      return outcomes
+      return storeAll(members) ?? inTransaction(members, runMember)
     } catch (error) {
       // SQLite rolls back by itself on some errors, SQLITE_FULL among them.
       if (!db.inTransaction && codeOf(error).startsWith('SQLITE_BUSY')) return null
@@ -91,6 +85,34 @@ export function openSqlite(options: SqliteOptions): Driver {
       }
       return members.map(() => failed)
     }
+  }
+
+  /** Without savepoints, which cost as much again; null where a member is refused and so needs one. */
+  function storeAll(members: readonly Member[]): Outcome[] | null {
+    try {
+      return inTransaction(members, (member, version) => ({ rows: store(member, version) }))
+    } catch (error) {
+      // Of a refusal alone it is certain that nothing was written to the disk, well or not.
+      if (error instanceof StorageError && db.inTransaction) return null
+      throw error
+    }
+  }
+
+  function inTransaction(
+    members: readonly Member[],
+    run: (member: Member, version: number) => Outcome
+  ): Outcome[] {
+    endTransaction()
+    db.exec('begin immediate')
+    let version = readVersion.get() as number
+    const outcomes = members.map((member) => run(member, ++version))
+    writeVersion.run(version)
+    db.exec('commit')
+    return outcomes
+  }
+
+  function store({ tenant, changes }: Member, version: number): (DriverRow | null)[] {
+    return changes.map((change) => tableOf(change.resource).apply(tenant, change, version))
   }
 
   /** What a failed group left, none may see or store: not a read, and not the next group. */
@@ -110,10 +132,10 @@ export function openSqlite(options: SqliteOptions): Driver {
   }
 
   /** @throws where the whole transaction is gone, so that no member may be answered as stored. */
-  function runMember({ tenant, changes }: Member, version: number): Outcome {
+  function runMember(member: Member, version: number): Outcome {
     db.exec('savepoint member')
     try {
-      const rows = changes.map((change) => tableOf(change.resource).apply(tenant, change, version))
+      const rows = store(member, version)
       db.exec('release member')
       return { rows }
     } catch (error) {
@@ -330,8 +352,8 @@ function createTable(db: Connection, resource: AnyResource): Table {
     .prepare<unknown[], number>(`select version from ${name} where ${ofTenant}${key} = ?`)
     .pluck()
   const columnNames = columns.map((column) => column.name)
-  const insertOne = db.prepare<unknown[], SqlRow>(
-    `insert into ${name} (${columnNames}) values (${columnNames.map(() => '?')}) returning *`
+  const insertOne = db.prepare(
+    `insert into ${name} (${columnNames}) values (${columnNames.map(() => '?')})`
   )
 
   function assertVersion(tenant: TenantId, change: Exclude<DriverChange, { op: 'insert' }>): void {
@@ -346,7 +368,9 @@ function createTable(db: Connection, resource: AnyResource): Table {
     const values = columns.map((column) =>
       column.name === 'version' ? version : encodeValue(column, row[column.name])
     )
-    return decode(insertOne.get(...values) as SqlRow)
+    insertOne.run(...values)
+    // The columns are strict and the values normal: what is stored is what was given.
+    return { ...row, version }
   }
 
   function update(tenant: TenantId, rowKey: string, set: DriverRow, version: number): DriverRow {

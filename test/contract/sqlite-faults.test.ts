@@ -274,7 +274,8 @@ t.test('a transaction that SQLite ends by itself takes the whole group along', a
     exec.call(db, 'rollback')
     throw sqliteError('SQLITE_IOERR')
   })
-  const group = ['a', 'b', 'c'].map((id) => [id, 1] as const)
+  // The refused one is why each has a savepoint.
+  const group = ['a', 'b', 'c', 'a'].map((id) => [id, 1] as const)
   t.strictSame(await commitAll(t, storage, tenant, group), [])
   const again = openStorage(t, { path })
   t.strictSame(await templateIds(again, tenant), [])
