@@ -58,7 +58,11 @@ export function createKeepAliveFetch(
           send(url, init).then(resolve, reject)
         else reject(error)
       })
-      sent.end(body)
+      // The requests of one turn of the event loop are written one after the other, at its end: a
+      // server that sleeps is woken by the first for all.
+      setImmediate(() => {
+        if (!sent.destroyed) sent.end(body)
+      })
     })
   }
 
