@@ -13,6 +13,7 @@ import {
   loadsOfOwn,
   loadsOfPostgrest,
   newTemplate,
+  nodeOptions,
   production,
   residentSize,
   type Server,
@@ -267,7 +268,7 @@ async function timeToEnd(args: string[], cwd: string): Promise<number> {
 async function timeToAnswer(server: string, cwd: string, env: Record<string, string>) {
   const { PATH = '' } = process.env
   const start = performance.now()
-  const child = startChild(process.execPath, [server], {
+  const child = startChild(process.execPath, [...nodeOptions, server], {
     cwd,
     env: { PATH, PORT: '0', ...production, ...env }
   })

@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { openSync } from 'node:fs'
+import { openSync, readFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -25,6 +25,14 @@ export const production = {
   ENCRYPTION_KEY: randomBytes(32).toString('base64')
 }
 
+/** The options that `npm start` gives to Node for our server. */
+export const nodeOptions: readonly string[] = startScript().match(/--\S+/g) ?? []
+
+function startScript(): string {
+  const file = readFileSync(new URL('../package.json', import.meta.url), 'utf8')
+  return (JSON.parse(file) as { scripts: { start: string } }).scripts.start
+}
+
 /**
  * Starts a program of `bench/peers` with nothing else in its environment; its log goes to a file of
  * the folder. Ended with this process at the latest.
@@ -33,7 +41,7 @@ export async function startPeer(name: string, folder: string, env: Environment):
   const program = fileURLToPath(new URL(`./peers/${name}.mjs`, import.meta.url))
   const log = openSync(join(folder, `${name}-${randomBytes(4).toString('hex')}.log`), 'w')
   const { PATH = '' } = process.env
-  const child = spawn(process.execPath, [program], {
+  const child = spawn(process.execPath, [...(name === 'own' ? nodeOptions : []), program], {
     cwd: folder,
     env: { PATH, ...production, ...env },
     stdio: ['ignore', log, 'pipe']
