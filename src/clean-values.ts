@@ -23,7 +23,8 @@ export function assertClean(value: unknown, place: Place): void {
 function assertMembers(value: object, place: Place, keys: string[]): void {
   if (keys.length === MOST_NESTING)
     refuse(place, pointerTo(keys), `is nested deeper than ${MOST_NESTING} levels`)
-  for (const [key, child] of Object.entries(value)) {
+  for (const key of Object.keys(value)) {
+    const child = (value as Record<string, unknown>)[key]
     const detail = textViolation(key) ?? keyViolation(key, child) ?? violationOf(child)
     if (detail) refuse(place, pointerTo([...keys, key]), detail)
     if (typeof child === 'object' && child !== null) {

@@ -89,14 +89,13 @@ export function createStore(storage: Storage, origin: Origin): Store {
 
   function entryFor(change: Change, at: Date, { verb, elsewhere = [] }: ChangeOptions): Change {
     const { resource } = change
-    const kept = elsewhere.filter((field) => resource.writeOnly.includes(field))
     const row = {
       id: uuid(),
       actor: origin.actor,
       action: `${resource.singular}.${verb ?? verbs[change.op]}`,
       resource: resource.name,
       resource_id: keyOf(change),
-      fields: [...new Set([...changedFields(change), ...kept])].sort(),
+      fields: changedFields(change, elsewhere),
       at: at.toISOString(),
       request_id: origin.requestId
     }
@@ -206,15 +205,17 @@ function keyOf(change: Change): string {
 }
 
 /** Names as clients know them: what was made of a password is called password. */
-function changedFields(change: Change): string[] {
-  const values: object =
+function changedFields(change: Change, elsewhere: readonly string[]): string[] {
+  const values: Readonly<Record<string, unknown>> =
     change.op === 'insert' ? change.row : change.op === 'update' ? change.set : {}
   const { hidden, writeOnly } = change.resource
-  const names = Object.entries(values)
-    .filter(([, value]) => change.op === 'update' || (value !== undefined && value !== null))
-    .map(([name]) => name)
-  const shown = names.filter((name) => !hidden.includes(name))
-  return [...shown, ...(shown.length < names.length ? writeOnly : [])].sort()
+  const fields = new Set<string>(elsewhere.filter((field) => writeOnly.includes(field)))
+  for (const name of Object.keys(values)) {
+    if (change.op === 'insert' && (values[name] ?? null) === null) continue
+    if (!hidden.includes(name)) fields.add(name)
+    else for (const field of writeOnly) fields.add(field)
+  }
+  return [...fields].sort()
 }
 
 /** What would change, compared as the storage keeps it. */

@@ -27,7 +27,8 @@ interface Partition {
 /** For each value of the fields, or values where they are several: an index of the rows that have it. */
 interface ValueIndexes {
   readonly fields: readonly string[]
-  readonly byValue: Map<unknown, Index>
+  /** A row that is alone with its value, as most are with an id, needs no tree. */
+  readonly byValue: Map<unknown, Index | Entry>
 }
 
 interface Table {
@@ -132,8 +133,8 @@ export function openMemory(): Driver {
     if (resource.tenancy === 'root') removeTenant(key, undo)
     for (const holder of table.holders) {
       const held = holder.table.partitions.get(tenant)
-      const index = held?.indexes.get(holder.reference.field)?.byValue.get(key)
-      if (!held || !index?.size) continue
+      const index = indexOf(held?.indexes.get(holder.reference.field)?.byValue.get(key))
+      if (!held || !index) continue
       if (holder.reference.onDelete === 'restrict')
         throw new StorageError('reference_in_use', { resource: resource.name, key })
       for (const position of [...index.keys()])
@@ -256,7 +257,7 @@ function partitionOf(table: Table, tenant: string): Partition {
     const lists = [...filters.map((field) => [field]), ...indexes]
     partition = {
       rows: new Map(),
-      all: createIndex(),
+      all: createIndex([]),
       indexes: new Map(lists.map((fields) => [fields.join(), { fields, byValue: new Map() }]))
     }
     table.partitions.set(tenant, partition)
@@ -274,12 +275,10 @@ function link(partition: Partition, entry: Entry, old: Entry | undefined): void 
     const value = indexedValue(fields, entry.row)
     const before = old && indexedValue(fields, old.row)
     if (old && (moved || before !== value)) unindex(byValue, before, old.position)
-    let index = byValue.get(value)
-    if (!index) {
-      index = createIndex()
-      byValue.set(value, index)
-    }
-    index.set(entry.position, entry.row)
+    const index = byValue.get(value)
+    if (index instanceof BTree) index.set(entry.position, entry.row)
+    else if (!index || index.position === entry.position) byValue.set(value, entry)
+    else byValue.set(value, createIndex([index, entry]))
   }
 }
 
@@ -290,14 +289,19 @@ function unlink(partition: Partition, { row, position }: Entry): void {
     unindex(byValue, indexedValue(fields, row), position)
 }
 
-function unindex(byValue: Map<unknown, Index>, value: unknown, position: Position): void {
+function unindex(byValue: ValueIndexes['byValue'], value: unknown, position: Position): void {
   const index = byValue.get(value)
-  index?.delete(position)
-  if (index?.isEmpty) byValue.delete(value)
+  if (index instanceof BTree) index.delete(position)
+  if (!(index instanceof BTree) || index.isEmpty) byValue.delete(value)
 }
 
-function createIndex(): Index {
-  return new BTree<Position, DriverRow>(undefined, comparePositions)
+function createIndex(entries: readonly Entry[]): Index {
+  const rows = entries.map(({ position, row }): [Position, DriverRow] => [position, row])
+  return new BTree(rows, comparePositions)
+}
+
+function indexOf(held: Index | Entry | undefined): Index | undefined {
+  return held && !(held instanceof BTree) ? createIndex([held]) : held
 }
 
 function indexedValue(fields: readonly string[], row: DriverRow): unknown {
@@ -313,7 +317,7 @@ function chooseIndex(partition: Partition, { filter }: DriverQuery) {
     const wanted = Object.fromEntries(filter)
     for (const { fields, byValue } of partition.indexes.values()) {
       if (!fields.every((field) => filter.has(field))) continue
-      const candidate = byValue.get(indexedValue(fields, wanted))
+      const candidate = indexOf(byValue.get(indexedValue(fields, wanted)))
       if (!candidate) return { index: undefined, rest: [] }
       if (settled.length && candidate.size > index.size) continue
       index = candidate

@@ -28,7 +28,7 @@ export function createStorage(driver: Driver, clock: () => Date = () => new Date
 
     async get({ resource, tenant }, key) {
       assertOpen()
-      return driver.get(resource, driverScope(resource, tenant), key)
+      return await driver.get(resource, driverScope(resource, tenant), key)
     },
 
     async list({ resource, tenant }, query) {
@@ -58,7 +58,7 @@ export function createStorage(driver: Driver, clock: () => Date = () => new Date
       assertOpen()
       const stamp = at.toISOString()
       const complete = changes.map((change) => completeChange(tenant, stamp, change))
-      return driver.apply(tenant, complete)
+      return await driver.apply(tenant, complete)
     },
 
     async compact() {
@@ -127,15 +127,14 @@ function completeChange(tenant: TenantId, stamp: string, change: Change): Driver
     throw new TypeError(`${resource.name} cannot be written as tenant ${tenant}`)
   switch (change.op) {
     case 'insert': {
-      const given: Record<string, unknown> = {
-        ...change.row,
-        created_at: stamp,
-        updated_at: stamp
-      }
-      if (resource.scope) given[resource.scope] = tenant
+      const given = change.row as Record<string, unknown>
       const row: Record<string, unknown> = {}
-      for (const column of resource.columns as Column[])
-        if (column.name !== 'version') row[column.name] = normalValue(column, given[column.name])
+      for (const column of resource.columns as Column[]) {
+        const { name } = column
+        if (name === resource.scope) row[name] = tenant
+        else if (name === 'created_at' || name === 'updated_at') row[name] = timestamp(stamp)
+        else if (name !== 'version') row[name] = normalValue(column, given[name])
+      }
       return { op: 'insert', resource, key: row[resource.key] as string, row }
     }
     case 'update': {
@@ -181,7 +180,12 @@ function timestamp(text: string): string {
 function frozenCopy(value: unknown): unknown {
   if (typeof value !== 'object' || value === null) return value
   if (Array.isArray(value)) return Object.freeze(value.map(frozenCopy))
-  // Not by assignment, which would take a key named `__proto__` for the prototype.
-  const entries = Object.entries(value).map(([key, inner]) => [key, frozenCopy(inner)])
-  return Object.freeze(Object.fromEntries(entries))
+  const copy: Record<string, unknown> = {}
+  for (const [key, inner] of Object.entries(value)) {
+    // An assignment would take this one for the prototype.
+    if (key === '__proto__')
+      Object.defineProperty(copy, key, { value: frozenCopy(inner), enumerable: true })
+    else copy[key] = frozenCopy(inner)
+  }
+  return Object.freeze(copy)
 }
