@@ -16,6 +16,7 @@ import { FieldProblem, Problem } from '../schemas/problem.js'
 import { resources } from '../schemas/registry.js'
 import { Health, Readiness } from '../schemas/status.js'
 import { UserSelfUpdate } from '../schemas/users.js'
+import { setSecurityHeaders } from './security-headers.js'
 import { shareComponents } from './shared-components.js'
 
 const components = [
@@ -117,12 +118,16 @@ export async function documentation(app: FastifyInstance, version: string): Prom
     refResolver: { buildLocalReference: (json, _base, _fragment, i) => `${json.$id ?? `def-${i}`}` }
   })
 
-  await app.register(swaggerUi, {
-    routePrefix: '/api/docs',
-    theme: { title },
-    staticCSP: contentPolicyOfDocs,
-    // The base layout has no bar to load other documents with, and no inline style in it.
-    uiConfig: { layout: 'BaseLayout', persistAuthorization: true, displayRequestDuration: true }
+  await app.register(async (pages) => {
+    // The plugin sets the policy of its pages itself.
+    setSecurityHeaders(pages, { contentSecurityPolicy: false })
+    await pages.register(swaggerUi, {
+      routePrefix: '/api/docs',
+      theme: { title },
+      staticCSP: contentPolicyOfDocs,
+      // The base layout has no bar to load other documents with, and no inline style in it.
+      uiConfig: { layout: 'BaseLayout', persistAuthorization: true, displayRequestDuration: true }
+    })
   })
 
   app.get('/api/openapi.json', { config: { role: 'anyone' }, schema: { hide: true } }, async () =>
