@@ -3,13 +3,7 @@ import { Server, type Socket } from 'node:net'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import cors from '@fastify/cors'
 import rateLimit, { type RateLimitOptions } from '@fastify/rate-limit'
-import fastify, {
-  type FastifyInstance,
-  type FastifyReply,
-  type FastifyRequest,
-  type FastifyServerOptions,
-  LogController
-} from 'fastify'
+import fastify, { type FastifyInstance, type FastifyServerOptions, LogController } from 'fastify'
 import type { Redis } from 'ioredis'
 import type { Identity } from '../adapters/identity/port.js'
 import type { LlmProvider } from '../adapters/llm/port.js'
@@ -46,6 +40,7 @@ import { buildSerializer } from './serializer.js'
 import { createUsers } from './users.js'
 import { buildValidator } from './validator.js'
 import { version } from './version.js'
+import { writeInTurn } from './write-in-turn.js'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -176,7 +171,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     assertClean(body, 'body')
     done()
   })
-  app.addHook('onSend', sendInTurn)
+  writeInTurn(app)
   app.addHook('onResponse', ({ log, method, routeOptions, ip }, reply, done) => {
     // The route and not the address: queries and ids are nobody's business in a log.
     const { statusCode, elapsedTime } = reply
@@ -206,24 +201,6 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   )
   return app
 }
-
-/**
- * Lets the answers that are ready in one turn of the event loop be written one after the other, at its
- * end. A reader that has nothing to do sleeps, and waking it costs more than the write: one write does
- * so for all. Where the reader is a proxy on the same machine, that is most of what an answer costs.
- */
-function sendInTurn(
-  _request: FastifyRequest,
-  _reply: FastifyReply,
-  payload: unknown,
-  done: (error: null, payload: unknown) => void
-): void {
-  const isLong = typeof payload === 'string' && payload.length > MOST_TEXT_LENGTH
-  setImmediate(done, null, isLong ? Buffer.from(payload) : payload)
-}
-
-/** To write a text, Node sets aside three bytes for each character: longer ones are made bytes before. */
-const MOST_TEXT_LENGTH = 4096
 
 /** How long headers may take, and how often Node looks for requests that take too long to arrive. */
 function arrivalTimes({ HEADERS_TIMEOUT_MS, REQUEST_TIMEOUT_MS }: Environment) {
