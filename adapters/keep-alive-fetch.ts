@@ -61,7 +61,11 @@ export function createKeepAliveFetch(
       // The requests of one turn of the event loop are written one after the other, at its end: a
       // server that sleeps is woken by the first for all.
       setImmediate(() => {
-        if (!sent.destroyed) sent.end(body)
+        try {
+          if (!sent.destroyed) sent.end(body)
+        } catch (error) {
+          sent.destroy(error as Error)
+        }
       })
     })
   }

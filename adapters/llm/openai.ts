@@ -153,12 +153,15 @@ function completionOf(answer: ChatCompletion, prompt: Prompt): Completion {
 }
 
 function tokenCounts(counts: Partial<TokenCounts>): TokenCounts {
-  const { prompt_tokens = 0, completion_tokens = 0 } = counts
-  return {
-    prompt_tokens,
-    completion_tokens,
-    total_tokens: counts.total_tokens ?? prompt_tokens + completion_tokens
-  }
+  const prompt_tokens = countOf(counts.prompt_tokens) ?? 0
+  const completion_tokens = countOf(counts.completion_tokens) ?? 0
+  const total_tokens = countOf(counts.total_tokens) ?? prompt_tokens + completion_tokens
+  return { prompt_tokens, completion_tokens, total_tokens }
+}
+
+/** No storage keeps half a token, and a total with one in it would be lost. */
+function countOf(count: unknown): number | undefined {
+  return Number.isSafeInteger(count) && (count as number) >= 0 ? (count as number) : undefined
 }
 
 function toLlmError(error: unknown): LlmError {

@@ -87,13 +87,23 @@ export function openSqlite(options: SqliteOptions): Driver {
     }
   }
 
-  /** Without savepoints, which cost as much again; null where a member is refused and so needs one. */
+  /**
+   * Without savepoints, which cost as much again; null where a member is refused and so needs one.
+   * What the disk refused, and a COMMIT that failed, is not tried again: it might only look well.
+   */
   function storeAll(members: readonly Member[]): Outcome[] | null {
+    let refused = false
     try {
-      return inTransaction(members, (member, version) => ({ rows: store(member, version) }))
+      return inTransaction(members, (member, version) => {
+        try {
+          return { rows: store(member, version) }
+        } catch (error) {
+          refused = db.inTransaction && outageOf(error) === undefined
+          throw error
+        }
+      })
     } catch (error) {
-      // Of a refusal alone it is certain that nothing was written to the disk, well or not.
-      if (error instanceof StorageError && db.inTransaction) return null
+      if (refused) return null
       throw error
     }
   }
@@ -369,7 +379,7 @@ function createTable(db: Connection, resource: AnyResource): Table {
       column.name === 'version' ? version : encodeValue(column, row[column.name])
     )
     insertOne.run(...values)
-    // The columns are strict and the values normal: what is stored is what was given.
+    // The columns are strict and the values normal: what comes back is what was given.
     return { ...row, version }
   }
 
@@ -554,10 +564,13 @@ const outages: Readonly<Record<string, string>> = {
 }
 
 function storageError(error: unknown): unknown {
-  if (error instanceof StorageError) return error
-  const [primary] = /^SQLITE_[A-Z]+/.exec(codeOf(error)) ?? []
-  const message = primary && outages[primary]
+  const message = outageOf(error)
   return message ? new StorageError('unavailable', { cause: error }, message) : error
+}
+
+function outageOf(error: unknown): string | undefined {
+  const [primary = ''] = /^SQLITE_[A-Z]+/.exec(codeOf(error)) ?? []
+  return outages[primary]
 }
 
 function codeOf(error: unknown): string {

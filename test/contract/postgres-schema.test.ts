@@ -226,6 +226,15 @@ async function testRunner(t: Test, server: PostgresServer) {
 }
 
 async function testOpening(t: Test, server: PostgresServer) {
+  t.test('insert_row knows the columns that the migrations made', async (t) => {
+    const database = await server.createDatabase()
+    const definition = () =>
+      server.query(database, "select pg_get_functiondef('public.insert_row'::regproc) as text")
+    const migrated = await definition()
+    await server.query(database, 'select public.define_insert_row()')
+    t.strictSame(await definition(), migrated, 'a migration that changes a table defines it anew')
+  })
+
   t.test('columns of a newer release keep their defaults, unknown ones are refused', async (t) => {
     const database = await server.createDatabase()
     const insert = (row: object) => {

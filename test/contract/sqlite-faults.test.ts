@@ -144,16 +144,18 @@ t.test('a commit that fails does not hurt the others of its group', async (t) =>
   })
   const failing = { op: 'delete', resource: templates, key: 'nothing' } as const
   const row = { id: 'undone', name: 'undone', description: '' }
+  const nameless = { id: 'nameless', name: null as never, description: '' }
   const outcomes = await Promise.allSettled([
     insertTemplate(storage, tenant, 'a'),
     storage.commit({ tenant, changes: [{ op: 'insert', resource: templates, row }, failing] }),
     insertTemplate(storage, tenant, 'a'),
+    storage.commit({ tenant, changes: [{ op: 'insert', resource: templates, row: nameless }] }),
     insertTemplate(storage, tenant, 'b')
   ])
   t.equal(transactions, 1)
   t.strictSame(
     outcomes.map((each) => (each.status === 'rejected' ? each.reason.code : 'stored')),
-    ['stored', 'not_found', 'conflict', 'stored']
+    ['stored', 'not_found', 'conflict', 'SQLITE_CONSTRAINT_NOTNULL', 'stored']
   )
   t.strictSame(await templateIds(storage, tenant), ['a', 'b'])
 })
@@ -223,8 +225,11 @@ t.test('a COMMIT that fails and leaves its transaction open', async (t) => {
   const storage = ownStorage(t, driver)
   const tenant = await createTenant(storage)
   let fault: string | undefined = 'SQLITE_IOERR_FSYNC'
+  const statements: string[] = []
   interceptExec(db, (sql) => {
-    if (sql === 'commit' && fault) throw sqliteError(fault)
+    statements.push(sql)
+    if (sql === 'commit' && fault && statements.filter((each) => each === sql).length === 1)
+      throw sqliteError(fault)
   })
   t.strictSame(
     await commitAll(t, storage, tenant, [
@@ -233,6 +238,12 @@ t.test('a COMMIT that fails and leaves its transaction open', async (t) => {
     ]),
     []
   )
+  t.strictSame(
+    statements,
+    ['begin immediate', 'commit', 'rollback'],
+    'a second might only look well'
+  )
+  statements.length = 0
   fault = 'SQLITE_BUSY'
   t.strictSame(await commitAll(t, storage, tenant, [['c', 1]]), [], 'and is not tried again')
   fault = undefined

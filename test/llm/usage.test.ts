@@ -8,7 +8,13 @@ import { users } from '../../schemas/users.js'
 import { createUsage, type UsedCall } from '../../src/llm/usage.js'
 import { type Person, testApi } from '../support/api.js'
 import { llmApi } from '../support/llm-api.js'
-import { answerWith, refuseWith, startUpstream, tokens } from '../support/llm-upstream.js'
+import {
+  answerWith,
+  refuseWith,
+  sendCompletion,
+  startUpstream,
+  tokens
+} from '../support/llm-upstream.js'
 import { type Teardown, testStorages } from '../support/storages.js'
 
 const user = '019b76da-a800-7000-8000-000000000001'
@@ -119,6 +125,16 @@ t.test('a report is for admins, of their own tenant, over a period that makes se
     'since=2024-01-01&until=2026-01-01'
   ])
     t.equal((await admin.send('GET', `/llm/usage?${query}`)).statusCode, 400, query)
+})
+
+t.test('what is no number of tokens is none, to the caller and in the totals', async (t) => {
+  const odd = { prompt_tokens: 1.5, completion_tokens: -2, total_tokens: '7' }
+  const upstream = await startUpstream(t, (request) => sendCompletion(request, 'Hello!', odd))
+  const { admin } = await llmApi(t, upstream.url)
+  const answer = await admin.send('POST', '/llm/complete', { prompt: 'Hi' })
+  const none = { prompt_tokens: 0, completion_tokens: 0 }
+  t.strictSame(answer.json().usage, { ...none, total_tokens: 0 })
+  t.match((await admin.send('GET', '/llm/usage')).json(), [{ calls: 1, ...none }])
 })
 
 t.test('totals survive a storage that is away, and one whose answer is lost', async (t) => {

@@ -90,7 +90,11 @@ export function answerWith(...pieces: readonly string[]) {
 export const tokens = { prompt_tokens: 3, completion_tokens: 5, total_tokens: 8 }
 export const created = 1_769_851_800
 
-export function sendCompletion({ body, response }: Received, content: string): void {
+export function sendCompletion(
+  { body, response }: Received,
+  content: string,
+  usage: object = tokens
+): void {
   response.setHeader('content-type', 'application/json')
   response.end(
     JSON.stringify({
@@ -99,7 +103,7 @@ export function sendCompletion({ body, response }: Received, content: string): v
       created,
       model: `${body.model}-2026`,
       choices: [{ index: 0, message: { role: 'assistant', content }, finish_reason: 'stop' }],
-      usage: tokens
+      usage
     })
   )
 }
