@@ -48,9 +48,9 @@ begin
 end
 $$;
 
--- Makes `insert_row` of the listed tables as they are. With a statement for each table, Postgres plans
--- it once for each connection; one put together for each row is planned for each row, at more than the
--- cost of the insert itself. A migration that changes the columns of a table calls this afterwards.
+-- Makes `insert_row` of the listed tables as they are. A statement for each table is planned once by
+-- each connection, or a few times; one put together for each row is planned for each row, at more
+-- than the cost of the insert. A migration that changes the columns of a table calls this afterwards.
 create function public.define_insert_row() returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -64,12 +64,13 @@ begin
       case
         when a.attname = 'version' then 'coalesce(commit_version, nextval(''public.row_version''))'
         when a.atttypid = 'jsonb'::regtype then format('nullif(new_row->%L, ''null'')', a.attname)
-        else format('(new_row->>%L)::%s', a.attname, format_type(a.atttypid, a.atttypmod))
+        -- Without its length: a cast would cut what is too long, the insert refuses it.
+        else format('(new_row->>%L)::%s', a.attname, format_type(a.atttypid, null))
       end as value,
-      pg_get_expr(d.adbin, d.adrelid) as default_value
+      case when a.attname <> 'version' then pg_get_expr(d.adbin, d.adrelid) end as default_value
     from public.api_tables t
     join pg_attribute a on a.attrelid = to_regclass(format('public.%I', t.name))
-      and a.attnum > 0 and not a.attisdropped
+      and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and a.attidentity = ''
     left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
   ), statements as (
     select format(
