@@ -2,8 +2,9 @@ import type { FastifyInstance } from 'fastify'
 import helmet, { type HelmetOptions } from 'helmet'
 
 /**
- * Sets helmet's headers on every answer of an app or a part of it. They are the same for all of them, so
- * helmet is asked once: @fastify/helmet asks again for each request, and that was a seventh of a GET's time.
+ * Sets helmet's headers on every answer of an app, or of a part of it. They are the same for all, so
+ * helmet is asked once: @fastify/helmet asks again for each request, and that was a seventh of a
+ * GET's time.
  */
 export function setSecurityHeaders(app: FastifyInstance, options: HelmetOptions): void {
   const headers = headersOf(options)
