@@ -5,6 +5,7 @@ import { openSync, readFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { packageFile } from '../adapters/package-files.js'
 import type { Load } from './compare.js'
 
 /** A server that the bench started, as it announced itself. */
@@ -29,7 +30,7 @@ export const production = {
 export const nodeOptions: readonly string[] = startScript().match(/--\S+/g) ?? []
 
 function startScript(): string {
-  const file = readFileSync(new URL('../package.json', import.meta.url), 'utf8')
+  const file = readFileSync(packageFile('package.json'), 'utf8')
   return (JSON.parse(file) as { scripts: { start: string } }).scripts.start
 }
 
