@@ -172,7 +172,7 @@ export function createStore(storage: Storage, origin: Origin): Store {
           }
         if (options.ifMatch) throw new StorageError('stale', { resource: resource.name, key })
         try {
-          const row = { ...values, [resource.key]: key } as NewRow<typeof resource>
+          const row = { [resource.key]: key, ...values } as NewRow<typeof resource>
           return { row: await store.insert(resource, row, options), created: true }
         } catch (error) {
           if (!isTaken(error, resource, key)) throw error

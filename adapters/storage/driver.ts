@@ -4,6 +4,14 @@ import type { StorageStatus, TenantId } from './port.js'
 /** A row with all its columns, values as in JSON, timestamps normalised. */
 export type DriverRow = Readonly<Record<string, unknown>>
 
+/**
+ * A row with more columns, or other values in them. Not a spread with more after it: V8 makes a
+ * hidden class for each such object alone, of 300 bytes, and whatever reads the rows is slower.
+ */
+export function withColumns(row: DriverRow, more: DriverRow): DriverRow {
+  return Object.assign({}, row, more)
+}
+
 /** A place in a list: the values of the order column and the key. */
 export interface Position {
   readonly at: string

@@ -2,7 +2,14 @@ import sortedBtree from 'sorted-btree'
 import { resources } from '../../schemas/registry.js'
 import type { AnyResource, Reference, Unique } from '../../schemas/resource.js'
 import { compareBytes } from './bytes.js'
-import type { Driver, DriverChange, DriverQuery, DriverRow, Position } from './driver.js'
+import {
+  type Driver,
+  type DriverChange,
+  type DriverQuery,
+  type DriverRow,
+  type Position,
+  withColumns
+} from './driver.js'
 import { StorageError } from './errors.js'
 import type { TenantId } from './port.js'
 import { positionOf } from './storage.js'
@@ -69,7 +76,7 @@ export function openMemory(): Driver {
     const partition = partitionOf(table, change.resource.scope ? tenant : '')
     if (change.op === 'insert') {
       if (partition.rows.has(change.key)) throw taken(change, [change.resource.key])
-      const row = Object.freeze({ ...change.row, version })
+      const row = Object.freeze(withColumns(change.row, { version }))
       put(table, partition, undefined, row, undo)
       assertReferences(change, row)
       return row
@@ -83,7 +90,7 @@ export function openMemory(): Driver {
       remove(table, partition, entry, undo)
       return null
     }
-    const row = Object.freeze({ ...entry.row, ...change.set, version })
+    const row = Object.freeze(withColumns(entry.row, { ...change.set, version }))
     put(table, partition, entry, row, undo)
     assertReferences(change, row)
     return row

@@ -12,7 +12,7 @@ export type RawRow = Readonly<Record<string, unknown>>
 
 /** The `changes` argument of `apply_changes`. */
 export function encodeChanges(changes: readonly DriverChange[]): Record<string, unknown>[] {
-  return changes.map(({ resource, ...change }) => ({ ...change, resource: resource.name }))
+  return changes.map((change) => ({ ...change, resource: change.resource.name }))
 }
 
 /** The rows that `apply_changes` returned, or null where this is no answer to these changes. */

@@ -4,7 +4,13 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { resources } from '../../schemas/registry.js'
 import type { AnyResource, Column } from '../../schemas/resource.js'
 import Database, { type Connection, type Statement } from './better-sqlite3.js'
-import type { Driver, DriverChange, DriverQuery, DriverRow } from './driver.js'
+import {
+  type Driver,
+  type DriverChange,
+  type DriverQuery,
+  type DriverRow,
+  withColumns
+} from './driver.js'
 import { StorageError } from './errors.js'
 import { pendingMigrations, readMigrations, unknownMigrations } from './migrations.js'
 import type { TenantId } from './port.js'
@@ -380,7 +386,7 @@ function createTable(db: Connection, resource: AnyResource): Table {
     )
     insertOne.run(...values)
     // The columns are strict and the values normal: what comes back is what was given.
-    return { ...row, version }
+    return withColumns(row, { version })
   }
 
   function update(tenant: TenantId, rowKey: string, set: DriverRow, version: number): DriverRow {

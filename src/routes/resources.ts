@@ -120,7 +120,7 @@ export function resourceRoutes<R extends AnyResource>(
           async make() {
             const given = body[key] as string | undefined
             const id = given ?? (await behaviour.newKey?.(attempt)) ?? newKey(resource)
-            return { ...columns(body, id, caller), [key]: id } as NewRow<R>
+            return { [key]: id, ...columns(body, id, caller) } as NewRow<R>
           },
           store: (row, along) =>
             behaviour.create
