@@ -1,12 +1,12 @@
 import type { AddressInfo } from 'node:net'
 import closeWithGrace from 'close-with-grace'
 import type { FastifyInstance } from 'fastify'
-import { pino } from 'pino'
 import type { Environment } from '../schemas/environment.js'
 import { buildApp } from './app.js'
 import { runCommand } from './command.js'
 import { ConfigurationError, loadEnvironmentFiles, readEnvironment } from './configuration.js'
 import { demoLogin, seedDemoData } from './demo-data.js'
+import { logStream } from './log-stream.js'
 import { type Opened, openBackend, openLlm } from './open.js'
 import { connectRedis } from './redis.js'
 import { startRetention } from './retention.js'
@@ -34,7 +34,7 @@ async function main(): Promise<void> {
     identity,
     keyring: keys.keyring,
     providers,
-    logger: { level: env.LOG_LEVEL, stream: standardOutput() },
+    logger: { level: env.LOG_LEVEL, stream: logStream() },
     stopping: stopping.signal,
     ...(redis ? { redis } : {})
   })
@@ -53,14 +53,6 @@ async function main(): Promise<void> {
     await storage.close()
     redis?.disconnect()
   })
-}
-
-/**
- * Lines that come while others are being written go with the next write, so that a log that is
- * slow to take them holds up nobody. At the end of the process what is left is written.
- */
-function standardOutput() {
-  return pino.destination({ fd: process.stdout.fd, sync: false })
 }
 
 /** @throws ConfigurationError where the address cannot be had. */

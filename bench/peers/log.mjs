@@ -1,6 +1,6 @@
 import { pino } from 'pino'
 
-/** Where our server logs to, too: standard output, which the bench makes a file. */
+/** Where peers log to: standard output, which the bench makes a file, without waiting for it. */
 export const output = pino.destination({ fd: 1, sync: false })
 
 /** Tells the bench, on the other stream, where the server is and what else it must know. */

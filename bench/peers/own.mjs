@@ -13,8 +13,9 @@ import { users } from '../../dist/schemas/users.js'
 import { buildApp } from '../../dist/src/app.js'
 import { chooseStorage, readEnvironment } from '../../dist/src/configuration.js'
 import { loadKeys } from '../../dist/src/keys.js'
+import { logStream } from '../../dist/src/log-stream.js'
 import { openLlm } from '../../dist/src/open.js'
-import { announce, output } from './log.mjs'
+import { announce } from './log.mjs'
 import { templateRow, timeOf } from './rows.mjs'
 
 const { BENCH_POSTGREST, BENCH_ROWS = '0' } = process.env
@@ -38,7 +39,7 @@ const app = await buildApp({
   identity,
   keyring,
   providers: await openLlm(env),
-  logger: { level: env.LOG_LEVEL, stream: output }
+  logger: { level: env.LOG_LEVEL, stream: logStream() }
 })
 
 await app.inject({
