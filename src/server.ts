@@ -7,6 +7,7 @@ import { runCommand } from './command.js'
 import { ConfigurationError, loadEnvironmentFiles, readEnvironment } from './configuration.js'
 import { demoLogin, seedDemoData } from './demo-data.js'
 import { logStream } from './log-stream.js'
+import { keepNextTickFast } from './next-tick.js'
 import { type Opened, openBackend, openLlm } from './open.js'
 import { connectRedis } from './redis.js'
 import { startRetention } from './retention.js'
@@ -17,6 +18,7 @@ import { version } from './version.js'
 const development = process.argv.includes('--dev')
 
 async function main(): Promise<void> {
+  keepNextTickFast()
   loadEnvironmentFiles()
   if (development) process.env.STORAGE ||= 'sqlite'
   const env = readEnvironment(process.env)

@@ -14,6 +14,7 @@ import { buildApp } from '../../dist/src/app.js'
 import { chooseStorage, readEnvironment } from '../../dist/src/configuration.js'
 import { loadKeys } from '../../dist/src/keys.js'
 import { logStream } from '../../dist/src/log-stream.js'
+import { keepNextTickFast } from '../../dist/src/next-tick.js'
 import { openLlm } from '../../dist/src/open.js'
 import { announce } from './log.mjs'
 import { templateRow, timeOf } from './rows.mjs'
@@ -28,6 +29,7 @@ if (BENCH_POSTGREST) {
     request(String(url).replace(prefix, `http://127.0.0.1:${BENCH_POSTGREST}`), ...rest)
 }
 
+keepNextTickFast()
 const env = readEnvironment(process.env)
 const { entry } = chooseStorage(env)
 const { authSecret, keyring } = loadKeys(env, entry.kind)
