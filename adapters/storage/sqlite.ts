@@ -39,13 +39,15 @@ type SqlRow = Record<string, unknown>
 /** SQLite waits for a lock by blocking the event loop: briefly, and the rest is up to a timer. */
 const BUSY_TIMEOUT_MS = 50
 const RETRY_MS = 20
+/** Turns of the event loop that a commit waits for others, as long as each brings more of them. */
+const MOST_TURNS = 4
 /** Pages that are given back at a time, and that the event loop waits for: 1 MiB. */
 const COMPACT_PAGES = 256
 
 /**
  * One file, one writer. Durable when a commit resolves: WAL with `synchronous = FULL`. Commits
- * that arrive in the same turn of the event loop share one transaction, so that they share its
- * fsync. Where one of them is refused, the transaction is repeated with a savepoint for each.
+ * that arrive at about the same time share one transaction, and so its fsync. Where one of them is
+ * refused, the transaction is repeated with a savepoint for each.
  */
 export function openSqlite(options: SqliteOptions): Driver {
   const { db, migration } = openDatabase(options)
@@ -63,7 +65,7 @@ export function openSqlite(options: SqliteOptions): Driver {
 
   async function flush(): Promise<void> {
     while (queue.length) {
-      await nextTurn()
+      await gather()
       const members = queue
       queue = []
       const outcomes = runGroup(members)
@@ -74,6 +76,15 @@ export function openSqlite(options: SqliteOptions): Driver {
       }
     }
     flushing = undefined
+  }
+
+  /** Waits while others join. Who is alone waits for one turn. */
+  async function gather(): Promise<void> {
+    let size = 0
+    for (let turns = 0; queue.length > size && turns < MOST_TURNS; turns++) {
+      size = queue.length
+      await nextTurn()
+    }
   }
 
   /** One transaction for all; null where another process holds the write lock. */

@@ -1,6 +1,7 @@
 import { chmod, mkdir, mkdtemp, open, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import Database, { type Connection } from '../../adapters/storage/better-sqlite3.js'
@@ -132,6 +133,32 @@ t.test('commits of one turn share a transaction and are answered after it', asyn
   await insertTemplate(storage, tenant, 'later')
   await insertTemplate(storage, tenant, 'last')
   t.strictSame(events, ['begin immediate', 'commit', 'begin immediate', 'commit'])
+})
+
+t.test('a commit waits while each turn brings others, but not for ever', async (t) => {
+  const { driver, db } = openWithConnection({ path: await databasePath(t) })
+  const storage = ownStorage(t, driver)
+  const tenant = await createTenant(storage)
+  const events: string[] = []
+  interceptExec(db, (sql) => events.push(sql))
+  const writes: Promise<unknown>[] = []
+  const write = () => {
+    const written = insertTemplate(storage, tenant, `t${writes.length}`)
+    writes.push(written.then(() => events.push('answered')))
+  }
+  write()
+  while (!events.includes('answered')) {
+    write()
+    await nextTurn()
+  }
+  await Promise.all(writes)
+  t.strictSame(events.slice(0, 2), ['begin immediate', 'commit'])
+  const next = events.indexOf('begin immediate', 1)
+  const together = (next < 0 ? events.length : next) - 2
+  t.ok(
+    together >= 3 && together <= 10,
+    `${together} commits, one in each turn, share a transaction`
+  )
 })
 
 t.test('a commit that fails does not hurt the others of its group', async (t) => {
