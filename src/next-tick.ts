@@ -1,5 +1,6 @@
 import { executionAsyncResource } from 'node:async_hooks'
 
+/** Never read: what is in here is not collected. */
 const kept = new Set<object>()
 
 /**

@@ -90,7 +90,7 @@ export function openMemory(): Driver {
       remove(table, partition, entry, undo)
       return null
     }
-    const row = Object.freeze(withColumns(entry.row, { ...change.set, version }))
+    const row = Object.freeze(withColumns(entry.row, withColumns(change.set, { version })))
     put(table, partition, entry, row, undo)
     assertReferences(change, row)
     return row

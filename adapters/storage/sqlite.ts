@@ -392,12 +392,10 @@ function createTable(db: Connection, resource: AnyResource): Table {
   }
 
   function insert(row: DriverRow, version: number): DriverRow {
-    const values = columns.map((column) =>
-      column.name === 'version' ? version : encodeValue(column, row[column.name])
-    )
-    insertOne.run(...values)
     // The columns are strict and the values normal: what comes back is what was given.
-    return withColumns(row, { version })
+    const stored = withColumns(row, { version })
+    insertOne.run(columns.map((column) => encodeValue(column, stored[column.name])))
+    return stored
   }
 
   function update(tenant: TenantId, rowKey: string, set: DriverRow, version: number): DriverRow {

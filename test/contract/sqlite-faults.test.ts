@@ -147,7 +147,7 @@ t.test('a commit waits while each turn brings others, but not for ever', async (
     writes.push(written.then(() => events.push('answered')))
   }
   write()
-  while (!events.includes('answered')) {
+  while (!events.includes('answered') && writes.length < 50) {
     write()
     await nextTurn()
   }
@@ -155,10 +155,7 @@ t.test('a commit waits while each turn brings others, but not for ever', async (
   t.strictSame(events.slice(0, 2), ['begin immediate', 'commit'])
   const next = events.indexOf('begin immediate', 1)
   const together = (next < 0 ? events.length : next) - 2
-  t.ok(
-    together >= 3 && together <= 10,
-    `${together} commits, one in each turn, share a transaction`
-  )
+  t.ok(together >= 3 && together <= 10, `${together} commits of several turns share a transaction`)
 })
 
 t.test('a commit that fails does not hurt the others of its group', async (t) => {
