@@ -298,8 +298,10 @@ function unlink(partition: Partition, { row, position }: Entry): void {
 
 function unindex(byValue: ValueIndexes['byValue'], value: unknown, position: Position): void {
   const index = byValue.get(value)
-  if (index instanceof BTree) index.delete(position)
-  if (index instanceof BTree ? index.isEmpty : index?.position === position) byValue.delete(value)
+  if (index instanceof BTree) {
+    index.delete(position)
+    if (index.isEmpty) byValue.delete(value)
+  } else if (index?.position === position) byValue.delete(value)
 }
 
 function createIndex(entries: readonly Entry[]): Index {

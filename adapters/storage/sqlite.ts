@@ -1,6 +1,6 @@
 import { accessSync, constants, mkdirSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import { resources } from '../../schemas/registry.js'
 import type { AnyResource, Column } from '../../schemas/resource.js'
 import Database, { type Connection, type Statement } from './better-sqlite3.js'
@@ -227,11 +227,6 @@ function rejectLate(members: readonly Member[]): Member[] {
   const locked = new StorageError('unavailable', {}, outages.SQLITE_BUSY)
   for (const { deadline, reject } of members) if (deadline <= now) reject(locked)
   return members.filter(({ deadline }) => deadline > now)
-}
-
-/** Everything that arrived in this turn of the event loop is in the queue when this resolves. */
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve))
 }
 
 function answer(members: readonly Member[], outcomes: readonly Outcome[]): void {
