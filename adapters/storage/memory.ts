@@ -15,13 +15,13 @@ import type { TenantId } from './port.js'
 import { positionOf } from './storage.js'
 
 const BTree = sortedBtree.default
-/** Rows in list order. A page reads its rows from here and from nowhere else in the memory. */
-type Index = sortedBtree.default<Position, DriverRow>
-
-interface Entry {
+/** A row and its place in lists: one object, since a partition has as many as rows. */
+interface Entry extends Position {
   readonly row: DriverRow
-  readonly position: Position
 }
+
+/** Rows in list order: they are in its keys, and it has no values. */
+type Index = sortedBtree.default<Entry, undefined>
 
 /** The rows of one tenant in one table, and the indexes that keep every read off a scan. */
 interface Partition {
@@ -118,16 +118,14 @@ export function openMemory(): Driver {
         if (before) owners.set(before, owner)
       })
     }
-    const place = positionOf(resource, row)
-    const position = old?.position.at === place.at ? old.position : place
-    const entry = { row, position }
+    const entry = entryOf(resource, row)
     link(partition, entry, old)
     undo.push(() => (old ? link(partition, old, entry) : unlink(partition, entry)))
   }
 
   function remove(table: Table, partition: Partition, entry: Entry, undo: Undo[]): void {
     const { resource } = table
-    const key = entry.position.key
+    const { key } = entry
     const tenant = tenantOf(resource, entry.row)
     unlink(partition, entry)
     undo.push(() => link(partition, entry, undefined))
@@ -144,8 +142,7 @@ export function openMemory(): Driver {
       if (!held || !index) continue
       if (holder.reference.onDelete === 'restrict')
         throw new StorageError('reference_in_use', { resource: resource.name, key })
-      for (const position of [...index.keys()])
-        remove(holder.table, held, held.rows.get(position.key) as Entry, undo)
+      for (const each of index.keysArray()) remove(holder.table, held, each, undo)
     }
   }
 
@@ -274,39 +271,41 @@ function partitionOf(table: Table, tenant: string): Partition {
 
 /** Enters a row, in the place of an older one where there is one. */
 function link(partition: Partition, entry: Entry, old: Entry | undefined): void {
-  partition.rows.set(entry.position.key, entry)
-  const moved = old?.position !== entry.position
-  if (old && moved) partition.all.delete(old.position)
-  partition.all.set(entry.position, entry.row)
+  partition.rows.set(entry.key, entry)
+  const moved = old?.at !== entry.at
+  if (old && moved) partition.all.delete(old)
+  partition.all.set(entry, undefined)
   for (const { fields, byValue } of partition.indexes.values()) {
     const value = indexedValue(fields, entry.row)
     const before = old && indexedValue(fields, old.row)
-    if (old && (moved || before !== value)) unindex(byValue, before, old.position)
+    if (old && (moved || before !== value)) unindex(byValue, before, old)
     const index = byValue.get(value)
-    if (index instanceof BTree) index.set(entry.position, entry.row)
-    else if (!index || index.position === entry.position) byValue.set(value, entry)
+    if (index instanceof BTree) index.set(entry, undefined)
+    else if (!index || index.key === entry.key) byValue.set(value, entry)
     else byValue.set(value, createIndex([index, entry]))
   }
 }
 
-function unlink(partition: Partition, { row, position }: Entry): void {
-  partition.rows.delete(position.key)
-  partition.all.delete(position)
+function unlink(partition: Partition, entry: Entry): void {
+  partition.rows.delete(entry.key)
+  partition.all.delete(entry)
   for (const { fields, byValue } of partition.indexes.values())
-    unindex(byValue, indexedValue(fields, row), position)
+    unindex(byValue, indexedValue(fields, entry.row), entry)
 }
 
-function unindex(byValue: ValueIndexes['byValue'], value: unknown, position: Position): void {
+function unindex(byValue: ValueIndexes['byValue'], value: unknown, entry: Entry): void {
   const index = byValue.get(value)
   if (index instanceof BTree) {
-    index.delete(position)
+    index.delete(entry)
     if (index.isEmpty) byValue.delete(value)
-  } else if (index?.position === position) byValue.delete(value)
+  } else if (index?.key === entry.key) byValue.delete(value)
 }
 
 function createIndex(entries: readonly Entry[]): Index {
-  const rows = entries.map(({ position, row }): [Position, DriverRow] => [position, row])
-  return new BTree(rows, comparePositions)
+  return new BTree(
+    entries.map((entry) => [entry, undefined]),
+    comparePositions
+  )
 }
 
 function indexOf(held: Index | Entry | undefined): Index | undefined {
@@ -355,27 +354,41 @@ function countRows(partition: Partition, query: DriverQuery): number {
 }
 
 /** The rows of an index within the query's period, in its order, after its cursor. */
-function* walk(index: Index | undefined, { order, since, until, after }: DriverQuery) {
+function* walk(index: Index | undefined, query: DriverQuery) {
   if (!index) return
-  const reused: (Position | DriverRow)[] = []
+  const { order, since, until, after } = query
+  // A place that need not be a row's, which is all that the index compares.
+  const start = startOf(query) as Entry | undefined
+  const reused: (Entry | undefined)[] = []
   if (order === 'asc') {
-    const from = since === undefined ? undefined : { at: since, key: '' }
     let passed = after
-    const start = after && (!from || comparePositions(after, from) > 0) ? after : from
-    for (const [position, row] of index.entries(start, reused)) {
-      if (until !== undefined && position.at >= until) return
-      if (passed && comparePositions(position, passed) <= 0) continue
+    for (const [entry] of index.entries(start, reused)) {
+      if (until !== undefined && entry.at >= until) return
+      if (passed && comparePositions(entry, passed) <= 0) continue
       passed = undefined
-      yield row
+      yield entry.row
     }
   } else {
-    const from = until === undefined ? undefined : { at: until, key: '' }
-    const start = after && (!from || comparePositions(after, from) < 0) ? after : from
-    for (const [position, row] of index.entriesReversed(start, reused, start !== undefined)) {
-      if (since !== undefined && position.at < since) return
-      yield row
+    for (const [entry] of index.entriesReversed(start, reused, start !== undefined)) {
+      if (since !== undefined && entry.at < since) return
+      yield entry.row
     }
   }
+}
+
+/** The later, in the query's order, of its cursor and the beginning of its period. */
+function startOf({ order, since, until, after }: DriverQuery): Position | undefined {
+  const at = order === 'asc' ? since : until
+  if (at === undefined) return after
+  const from = { at, key: '' }
+  if (!after) return from
+  const isLater = comparePositions(after, from) > 0 === (order === 'asc')
+  return isLater ? after : from
+}
+
+function entryOf(resource: AnyResource, row: DriverRow): Entry {
+  const { at, key } = positionOf(resource, row)
+  return { at, key, row }
 }
 
 /** Timestamps are ASCII of one length, so `<` is the order of their bytes. */
