@@ -12,6 +12,7 @@ import type {
   Values
 } from '../adapters/storage/port.js'
 import { normalValue } from '../adapters/storage/storage.js'
+import { timestampOf } from '../adapters/storage/timestamp.js'
 import { uuid } from '../adapters/uuid.js'
 import { audit } from '../schemas/audit.js'
 import type { AnyResource, Column } from '../schemas/resource.js'
@@ -96,7 +97,7 @@ export function createStore(storage: Storage, origin: Origin): Store {
       resource: resource.name,
       resource_id: keyOf(change),
       fields: changedFields(change, elsewhere),
-      at: at.toISOString(),
+      at: timestampOf(at),
       request_id: origin.requestId
     }
     return { op: 'insert', resource: audit, row }

@@ -11,7 +11,7 @@ import {
   SYSTEM,
   type TenantId
 } from './port.js'
-import { toTimestamp } from './timestamp.js'
+import { timestampOf, toTimestamp } from './timestamp.js'
 
 /**
  * Makes a storage of a driver: everything that must not differ between storages happens here, once.
@@ -56,7 +56,7 @@ export function createStorage(driver: Driver, clock: () => Date = () => new Date
 
     async commit({ tenant, changes, at = clock() }) {
       assertOpen()
-      const stamp = at.toISOString()
+      const stamp = timestampOf(at)
       const complete = changes.map((change) => completeChange(tenant, stamp, change))
       return await driver.apply(tenant, complete)
     },

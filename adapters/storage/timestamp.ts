@@ -5,6 +5,15 @@ export function isTimestamp(text: string): boolean {
   return form.test(text) && toTimestamp(text) === text
 }
 
+let last = { time: Number.NaN, text: '' }
+
+/** As `Date.toISOString`, which takes 0.4 µs: commits of one millisecond share the text. */
+export function timestampOf(at: Date): string {
+  const time = at.getTime()
+  if (time !== last.time) last = { time, text: at.toISOString() }
+  return last.text
+}
+
 /**
  * A time in UTC with exactly three decimals, or null where there is no such time between the years
  * 1 and 9999, the span that all storages can hold.
