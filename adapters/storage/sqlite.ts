@@ -389,7 +389,7 @@ function createTable(db: Connection, resource: AnyResource): Table {
   function insert(row: DriverRow, version: number): DriverRow {
     // The columns are strict and the values normal: what comes back is what was given.
     const stored = withColumns(row, { version })
-    insertOne.run(columns.map((column) => encodeValue(column, stored[column.name])))
+    insertOne.run(...columns.map((column) => encodeValue(column, stored[column.name])))
     return stored
   }
 
