@@ -31,7 +31,7 @@ const extent: Extent = quick
       residentRequests: 1_000_000,
       starts: 9,
       sequentialCalls: 3000,
-      sizes: { sizes: [1000, 10_000, 100_000, 1_000_000], rounds: 11, callsPerRound: 51 }
+      sizes: { sizes: [1000, 10_000, 100_000, 1_000_000], rounds: 11, callsPerRound: 251 }
     }
 
 const unknown = wanted.find((name) => !groups.some((group) => group.name === name))

@@ -89,18 +89,26 @@ async function rowsOf(
   }
   const found: Row[] = []
   for (const [what, call] of Object.entries(calls)) {
-    await timeRound(sized, call, callsPerRound)
     const times: number[][] = []
-    for (let round = 0; round < rounds; round++)
-      times.push(await timeRound(sized, call, callsPerRound))
+    for (let round = 0; round <= rounds; round++)
+      times.push(await timeRound(sized, call, round * callsPerRound, callsPerRound))
+    // The first one warms up.
+    times.shift()
     for (const [index, rows] of sizes.entries()) {
       if (index === 0) continue
       const ratios = times.map((taken) => (taken[index] as number) / (taken[0] as number))
+      const typical = [index, 0].map((at) =>
+        quantile(
+          times.map((taken) => taken[at] as number),
+          0.5
+        ).toPrecision(3)
+      )
       found.push({
         what: `${name}: ${what} of ${rows.toLocaleString('en')}`,
         beside: `of ${(sizes[0] as number).toLocaleString('en')}`,
         ratio: spreadOf(ratios),
-        reach: { most: 1.5 }
+        reach: { most: 1.5 },
+        note: `${typical.join(' / ')} µs`
       })
     }
   }
@@ -108,10 +116,18 @@ async function rowsOf(
   return found
 }
 
-/** The median call of each size, in microseconds. */
-async function timeRound(sized: readonly Sized[], call: Call, count: number): Promise<number[]> {
+/**
+ * The median call of each size, in microseconds. No number comes again in another round: a row that
+ * was read shortly before is in the processor's caches.
+ */
+async function timeRound(
+  sized: readonly Sized[],
+  call: Call,
+  first: number,
+  count: number
+): Promise<number[]> {
   const times = sized.map((): number[] => [])
-  for (let n = 0; n < count; n++)
+  for (let n = first; n < first + count; n++)
     for (const [index, each] of sized.entries()) {
       const begin = process.hrtime.bigint()
       await call(each, n)
