@@ -20,8 +20,8 @@ interface Entry extends Position {
   readonly row: DriverRow
 }
 
-/** Rows in list order: they are in its keys, and it has no values. */
-type Index = sortedBtree.default<Entry, undefined>
+/** Rows in list order. A page reads its rows from here and from nowhere else in the memory. */
+type Index = sortedBtree.default<Entry, DriverRow>
 
 /** The rows of one tenant in one table, and the indexes that keep every read off a scan. */
 interface Partition {
@@ -271,23 +271,25 @@ function partitionOf(table: Table, tenant: string): Partition {
 
 /** Enters a row, in the place of an older one where there is one. */
 function link(partition: Partition, entry: Entry, old: Entry | undefined): void {
+  // A tree that is set anew keeps the old entry, and so the old row, in the nodes above the leaf.
+  if (old) unlist(partition, old)
   partition.rows.set(entry.key, entry)
-  const moved = old?.at !== entry.at
-  if (old && moved) partition.all.delete(old)
-  partition.all.set(entry, undefined)
+  partition.all.set(entry, entry.row)
   for (const { fields, byValue } of partition.indexes.values()) {
     const value = indexedValue(fields, entry.row)
-    const before = old && indexedValue(fields, old.row)
-    if (old && (moved || before !== value)) unindex(byValue, before, old)
     const index = byValue.get(value)
-    if (index instanceof BTree) index.set(entry, undefined)
-    else if (!index || index.key === entry.key) byValue.set(value, entry)
-    else byValue.set(value, createIndex([index, entry]))
+    if (index instanceof BTree) index.set(entry, entry.row)
+    else byValue.set(value, index ? createIndex([index, entry]) : entry)
   }
 }
 
 function unlink(partition: Partition, entry: Entry): void {
   partition.rows.delete(entry.key)
+  unlist(partition, entry)
+}
+
+/** Takes a row out of all lists. */
+function unlist(partition: Partition, entry: Entry): void {
   partition.all.delete(entry)
   for (const { fields, byValue } of partition.indexes.values())
     unindex(byValue, indexedValue(fields, entry.row), entry)
@@ -303,7 +305,7 @@ function unindex(byValue: ValueIndexes['byValue'], value: unknown, entry: Entry)
 
 function createIndex(entries: readonly Entry[]): Index {
   return new BTree(
-    entries.map((entry) => [entry, undefined]),
+    entries.map((entry) => [entry, entry.row]),
     comparePositions
   )
 }
@@ -357,21 +359,21 @@ function countRows(partition: Partition, query: DriverQuery): number {
 function* walk(index: Index | undefined, query: DriverQuery) {
   if (!index) return
   const { order, since, until, after } = query
-  // A place that need not be a row's, which is all that the index compares.
+  // The index compares `at` and `key` alone, so that this needs no row.
   const start = startOf(query) as Entry | undefined
-  const reused: (Entry | undefined)[] = []
+  const reused: (Entry | DriverRow)[] = []
   if (order === 'asc') {
     let passed = after
-    for (const [entry] of index.entries(start, reused)) {
+    for (const [entry, row] of index.entries(start, reused)) {
       if (until !== undefined && entry.at >= until) return
       if (passed && comparePositions(entry, passed) <= 0) continue
       passed = undefined
-      yield entry.row
+      yield row
     }
   } else {
-    for (const [entry] of index.entriesReversed(start, reused, start !== undefined)) {
+    for (const [entry, row] of index.entriesReversed(start, reused, start !== undefined)) {
       if (since !== undefined && entry.at < since) return
-      yield entry.row
+      yield row
     }
   }
 }
