@@ -9,6 +9,7 @@ import { createStorage } from '../adapters/storage/storage.js'
 import { executions } from '../schemas/executions.js'
 import { flows } from '../schemas/flows.js'
 import { tenants } from '../schemas/tenants.js'
+import { moveCursor } from './move-cursor.js'
 
 /**
  * What a page of 50 costs among many rows, as a multiple of what it costs among few. The two sizes
@@ -122,9 +123,7 @@ async function cursorAt(storage: Storage, query: PageQuery, age: number): Promis
   const { next } = await storage.list(from, { ...query, limit: 1 })
   const [row] = near.rows
   if (!row || next === null) throw new Error('no rows there')
-  // A cursor names its list and a place: the list is the first page's, the place is not.
-  const [list] = JSON.parse(Buffer.from(next, 'base64url').toString()) as [string]
-  return Buffer.from(JSON.stringify([list, row.created_at, row.id])).toString('base64url')
+  return moveCursor(next, { at: row.created_at, key: row.id })
 }
 
 interface Sized {

@@ -11,6 +11,7 @@ import { templates } from '../schemas/templates.js'
 import { tenants } from '../schemas/tenants.js'
 import { type LocalSupabase, startSupabase } from '../test/support/supabase-stack.js'
 import { quantile, spreadOf } from './compare.js'
+import { moveCursor } from './move-cursor.js'
 import type { Row } from './results.js'
 
 /**
@@ -25,24 +26,36 @@ const start = Date.UTC(2026, 0, 1)
 interface Sized {
   readonly rows: number
   readonly storage: Storage
-  /** After the row of that number. */
-  readonly cursorAt: (n: number) => string
+  /** Of the list's first row. */
+  readonly cursor: string
 }
 
-type Call = (sized: Sized, n: number) => Promise<unknown>
+/** Makes ready what is then timed. */
+type Call = (sized: Sized, n: number) => () => Promise<unknown>
 
 let made = 0
 /** What commits added, until it is removed again so that the sizes stay what they are. */
 const added: { readonly storage: Storage; readonly key: string }[] = []
 const calls: Readonly<Record<string, Call>> = {
-  'one get': ({ storage, rows }, n) => storage.get(from, keyOf((n * 7919) % rows)),
-  'one page': ({ storage }) => storage.list(from, { limit: 50 }),
-  'a page at random': ({ storage, rows, cursorAt }, n) =>
-    storage.list(from, { limit: 50, cursor: cursorAt(50 + ((n * 7919) % (rows - 50))) }),
+  'one get': ({ storage, rows }, n) => {
+    const key = keyOf((n * 7919) % rows)
+    return () => storage.get(from, key)
+  },
+  'one page':
+    ({ storage }) =>
+    () =>
+      storage.list(from, { limit: 50 }),
+  'a page at random': ({ storage, rows, cursor: first }, n) => {
+    const before = 50 + ((n * 7919) % (rows - 50))
+    const at = new Date(start + before).toISOString()
+    const cursor = moveCursor(first, { at, key: keyOf(before) })
+    return () => storage.list(from, { limit: 50, cursor })
+  },
   'one commit': ({ storage }) => {
     const key = `new_${made++}`
     added.push({ storage, key })
-    return storage.commit({ tenant, changes: [insert(key)] })
+    const changes = [insert(key)]
+    return () => storage.commit({ tenant, changes })
   }
 }
 
@@ -92,7 +105,8 @@ async function rowsOf(
   for (const [index, storage] of storages.entries()) {
     const rows = sizes[index] as number
     await prepare?.(storage, rows)
-    sized.push({ rows, storage, cursorAt: await cursorsOf(storage) })
+    const { next } = await storage.list(from, { limit: 1 })
+    sized.push({ rows, storage, cursor: next as string })
   }
   const found: Row[] = []
   for (const [what, call] of Object.entries(calls)) {
@@ -102,10 +116,7 @@ async function rowsOf(
     // The first one warms up.
     times.shift()
     const typical = (index: number) => {
-      const median = quantile(
-        times.map((taken) => taken[index] as number),
-        0.5
-      )
+      const { median } = spreadOf(times.map((taken) => taken[index] as number))
       return Number(median.toPrecision(3))
     }
     for (const [index, rows] of sizes.entries()) {
@@ -137,8 +148,9 @@ async function timeRound(
   const times = sized.map((): number[] => [])
   for (let n = first; n < first + count; n++)
     for (const [index, each] of sized.entries()) {
+      const run = call(each, n)
       const begin = process.hrtime.bigint()
-      await call(each, n)
+      await run()
       times[index]?.push(Number(process.hrtime.bigint() - begin) / 1000)
     }
   for (const { storage, key } of added.splice(0))
@@ -180,14 +192,4 @@ function keyOf(n: number): string {
 function insert(id: string) {
   const row = { id, name: 'Template', description: '' }
   return { op: 'insert', resource: templates, row } as const
-}
-
-async function cursorsOf(storage: Storage): Promise<Sized['cursorAt']> {
-  const { next } = await storage.list(from, { limit: 1 })
-  // A cursor names its list and a place: the list is the first page's, the place is not.
-  const [list] = JSON.parse(Buffer.from(next as string, 'base64url').toString()) as [string]
-  return (n) => {
-    const place = [list, new Date(start + n).toISOString(), keyOf(n)]
-    return Buffer.from(JSON.stringify(place)).toString('base64url')
-  }
 }
