@@ -271,7 +271,7 @@ function partitionOf(table: Table, tenant: string): Partition {
 
 /** Enters a row, in the place of an older one where there is one. */
 function link(partition: Partition, entry: Entry, old: Entry | undefined): void {
-  // A tree that is set anew keeps the old entry, and so the old row, in the nodes above the leaf.
+  // `set` alone would leave the old entry, and so the old row, in the nodes above the leaf.
   if (old) unlist(partition, old)
   partition.rows.set(entry.key, entry)
   partition.all.set(entry, entry.row)
