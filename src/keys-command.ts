@@ -8,7 +8,8 @@ const usage = `Usage: npm run keys -- check | rotate
   check   tells how many secrets are under each encryption key, and names those that none opens
   rotate  encrypts under the first key of ENCRYPTION_KEY what is under another, while the API serves
 
-Both exit with 1 where a secret cannot be opened.
+Both exit with 1 where a secret cannot be opened, and rotate where a server still writes with an
+older key.
 `
 
 const commands = { check: checkSecrets, rotate: rotateSecrets }
@@ -31,7 +32,7 @@ async function main(args: readonly string[]): Promise<void> {
     const report = await run(storage, keys.keyring, { onProgress: progress.show })
     progress.end()
     print(report)
-    if (report.unreadable.length) process.exitCode = 1
+    if (report.unreadable.length || report.stillWritten) process.exitCode = 1
   } finally {
     await storage.close()
   }
@@ -62,7 +63,8 @@ function progressLine() {
   }
 }
 
-function print({ allTenants, secrets, byKey, rotated, unreadable }: KeyReport): void {
+function print(report: KeyReport): void {
+  const { allTenants, secrets, byKey, rotated, stillWritten, unreadable } = report
   const keys = [...byKey].map(([id, count]) => `${count} under ${id}`).join(', ')
   const lines = [
     `${secrets} secrets of ${allTenants} tenants${keys && `: ${keys}`}. ${rotated} were encrypted anew.`,
@@ -71,6 +73,11 @@ function print({ allTenants, secrets, byKey, rotated, unreadable }: KeyReport): 
         `No configured key opens the secret ${name} of tenant ${tenant}, written with the key ${keyId}.`
     )
   ]
+  if (stillWritten)
+    lines.push(
+      `A server still writes with an older key: ${stillWritten} secrets came during the last pass. ` +
+        'Give every server the ENCRYPTION_KEY of this run, then run it again.'
+    )
   process.stdout.write(`${lines.join('\n')}\n`)
 }
 

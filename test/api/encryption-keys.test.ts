@@ -151,6 +151,21 @@ for (const on of testStorages)
       t.equal(await createSecretReader(api.storage, ring)(origin, 'A'), 'newest')
     })
 
+    t.test('it ends beside a server that writes with an older key, and tells', async (t) => {
+      const ring = createKeyring([key('newest'), first])
+      const troubled = troubledStorage(api.storage)
+      let written = 0
+      const list: Storage['list'] = async (from, query) => {
+        if (query.cursor === undefined && from.tenant === tenant) await put(`W${written++}`)
+        return api.storage.list(from, query)
+      }
+      await troubled.trouble({ list }, async () => {
+        const { stillWritten } = await rotateSecrets(troubled.storage, ring)
+        t.ok(stillWritten > 0, `${stillWritten} of ${written} in the last pass`)
+      })
+      t.equal((await rotateSecrets(api.storage, ring)).stillWritten, 0, 'nothing is left')
+    })
+
     t.test('what was broken off is taken up where it was', async (t) => {
       const names = Array.from({ length: 30 }, (_, i) => `S${i}`)
       for (const name of names) await put(name)
