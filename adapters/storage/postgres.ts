@@ -291,11 +291,21 @@ function pageStatement(
 
   const beyond = order === 'asc' ? '>' : '<'
   if (after) where.add(`(${at}, ${key}) ${beyond} (?, ?)`, after.at, after.key)
-  const rows = `select ${selectList(resource)} from ${table(resource)} t ${where.text}
-    order by ${at} ${order}, ${key} ${order} limit ${where.value(limit)}`
+  const ordered = `select ${selectList(resource)} from ${table(resource)} t ${where.text}
+    order by ${at} ${order}, ${key} ${order} limit ${plannedLimit(limit)}`
+  const rows = `select * from (${ordered}) p limit ${where.value(limit)}`
   const total = count ? `, (${all}) as total` : ''
   // One JSON text is read in less time than the texts of its values.
   return [`select (select json_agg(r) from (${rows}) r) as rows${total}`, where.values]
+}
+
+/**
+ * Postgres expects a tenth of all rows where the limit is a parameter. A plan for that looks worse
+ * than one for the limit itself, so that it would plan every page anew and keep none. Within this
+ * limit, which it reads in the text, it expects no more than the page has; the texts stay few.
+ */
+function plannedLimit(limit: number): number {
+  return 10 ** Math.ceil(Math.log10(limit))
 }
 
 /** Conditions with `?` for their values, which become numbered parameters. */
