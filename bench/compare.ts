@@ -6,12 +6,21 @@ import { promisify } from 'node:util'
 /** One kind of request to one server, and what its answer must be. */
 export interface Load {
   readonly url: string
-  readonly method?: 'GET' | 'POST'
+  readonly method?: 'GET' | 'POST' | 'PATCH'
   readonly headers?: Readonly<Record<string, string>>
   readonly body?: string
   readonly status: number
   /** The whole body of each answer, where all are the same. */
   readonly expected?: string
+  /** Sent in turn, where not all are the same. */
+  readonly requests?: readonly RequestOfMany[]
+}
+
+export interface RequestOfMany {
+  readonly path: string
+  readonly body?: string
+  /** What the body of the answer must have in it. */
+  readonly includes: string
 }
 
 export interface Side {
@@ -67,7 +76,9 @@ export async function send(
   load: Load,
   extent: { readonly seconds?: number; readonly amount?: number; readonly connections: number }
 ): Promise<LoadResult> {
-  const { stdout } = await run(process.execPath, [loader, JSON.stringify({ ...load, ...extent })])
+  const running = run(process.execPath, [loader])
+  running.child.stdin?.end(JSON.stringify({ ...load, ...extent }))
+  const { stdout } = await running
   const result: LoadResult = JSON.parse(stdout)
   if (result.failures > 0 || result.right === 0)
     throw new Error(

@@ -14,13 +14,16 @@ import {
   loadsOfPostgrest,
   newTemplate,
   nodeOptions,
+  portOf,
   production,
   residentSize,
   type Server,
   startPeer,
+  supabaseEnvironment,
   withServers
 } from './servers.js'
 import { measureSizes, type SizesExtent } from './sizes.js'
+import { measureStorageSizes, type StorageSizesExtent } from './storage-sizes.js'
 
 /** How much a run may take. */
 export interface Extent extends Effort {
@@ -31,6 +34,7 @@ export interface Extent extends Effort {
   /** Calls of one caller who asks one after the other. */
   readonly sequentialCalls: number
   readonly sizes: SizesExtent
+  readonly storageSizes: StorageSizesExtent
 }
 
 export interface Group {
@@ -54,7 +58,18 @@ export const groups: readonly Group[] = [
     run: inFolder(measureProcesses)
   },
   { name: 'llm', title: 'LLM', long: true, run: inFolder(measureLlm) },
-  { name: 'sizes', title: 'Cost against size', long: true, run: ({ sizes }) => measureSizes(sizes) }
+  {
+    name: 'sizes',
+    title: 'Cost against size',
+    long: true,
+    run: inFolder(({ sizes }, folder) => measureSizes(sizes, folder))
+  },
+  {
+    name: 'storage-sizes',
+    title: 'Cost against size, at the storage',
+    long: true,
+    run: ({ storageSizes }) => measureStorageSizes(storageSizes)
+  }
 ]
 
 type Measure = (extent: Extent, folder: string) => Promise<Row[]>
@@ -189,19 +204,6 @@ async function besidePostgrest(servers: readonly Server[], stack: LocalSupabase,
     rows.push(row(`${name}: POST, audited`, `${beside}, an rpc`, reach, posts))
   }
   return rows
-}
-
-/** Requests of ours go to PostgREST as straight as the peer's: the gateway is no part of either. */
-function supabaseEnvironment(stack: LocalSupabase) {
-  return {
-    SUPABASE_URL: stack.url,
-    SUPABASE_SERVICE_ROLE_KEY: stack.legacyKeys.service_role,
-    BENCH_POSTGREST: `${portOf(stack)}`
-  }
-}
-
-function portOf({ postgrest }: LocalSupabase): number {
-  return (postgrest as unknown as { port: number }).port
 }
 
 /** What a project would write that has PostgREST alone: a row and its audit entry at once. */

@@ -10,6 +10,7 @@ import { format, formatReach, isReached, keep, machine } from './results.js'
 const quick = process.argv.includes('--quick')
 const wanted = process.argv.slice(2).filter((argument) => !argument.startsWith('--'))
 
+const sizes = [1000, 10_000, 100_000, 1_000_000]
 const extent: Extent = quick
   ? {
       rounds: 1,
@@ -20,7 +21,8 @@ const extent: Extent = quick
       residentRequests: 20_000,
       starts: 1,
       sequentialCalls: 300,
-      sizes: { sizes: [1000, 5000], rounds: 3, callsPerRound: 21 }
+      sizes: { sizes: [1000, 5000], rounds: 1, seconds: 1, requests: 2000 },
+      storageSizes: { sizes: [1000, 5000], rounds: 3, callsPerRound: 21 }
     }
   : {
       rounds: 7,
@@ -31,12 +33,15 @@ const extent: Extent = quick
       residentRequests: 1_000_000,
       starts: 9,
       sequentialCalls: 3000,
-      sizes: { sizes: [1000, 10_000, 100_000, 1_000_000], rounds: 11, callsPerRound: 251 }
+      sizes: { sizes, rounds: 5, seconds: 1, requests: 20_000 },
+      storageSizes: { sizes, rounds: 11, callsPerRound: 251 }
     }
 
 const unknown = wanted.find((name) => !groups.some((group) => group.name === name))
 if (unknown) throw new Error(`There is no group ${unknown}: ${groups.map(({ name }) => name)}`)
 
+// Each program that a group starts ends with this one, and is listened for.
+process.setMaxListeners(50)
 process.stdout.write(`${machine()}\n`)
 for (const group of groups) {
   const { name, title, long } = group

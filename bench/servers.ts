@@ -6,6 +6,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { packageFile } from '../adapters/package-files.js'
+import type { LocalSupabase } from '../test/support/supabase-stack.js'
 import type { Load } from './compare.js'
 
 /** A server that the bench started, as it announced itself. */
@@ -132,6 +133,19 @@ async function alwaysAnswered(load: Load): Promise<Load> {
   return { ...load, expected }
 }
 
+/** Requests of ours go to PostgREST as straight as the peer's: the gateway is no part of either. */
+export function supabaseEnvironment(stack: LocalSupabase) {
+  return {
+    SUPABASE_URL: stack.url,
+    SUPABASE_SERVICE_ROLE_KEY: stack.legacyKeys.service_role,
+    BENCH_POSTGREST: `${portOf(stack)}`
+  }
+}
+
+export function portOf({ postgrest }: LocalSupabase): number {
+  return (postgrest as unknown as { port: number }).port
+}
+
 /** How many rows there are, by the count that the API gives. */
 export async function countRows({ url, token }: Server): Promise<number> {
   const headers = { authorization: `Bearer ${token}` }
@@ -142,7 +156,7 @@ export async function countRows({ url, token }: Server): Promise<number> {
 /** Runs with servers and stops them all, whatever happens. */
 export async function withServers<T>(
   starting: readonly (Server | Promise<Server>)[],
-  run: (servers: [Server, Server, Server]) => Promise<T>
+  run: (servers: [Server, Server, Server, ...Server[]]) => Promise<T>
 ): Promise<T> {
   const settled = await Promise.allSettled(starting)
   const servers = settled.flatMap((each) => (each.status === 'fulfilled' ? [each.value] : []))

@@ -1,195 +1,174 @@
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { openMemory } from '../adapters/storage/memory.js'
-import type { Storage, TenantId } from '../adapters/storage/port.js'
-import { openPostgres } from '../adapters/storage/postgres.js'
-import { openSqlite } from '../adapters/storage/sqlite.js'
-import { createStorage } from '../adapters/storage/storage.js'
-import { openSupabase } from '../adapters/storage/supabase.js'
-import { templates } from '../schemas/templates.js'
-import { tenants } from '../schemas/tenants.js'
 import { type LocalSupabase, startSupabase } from '../test/support/supabase-stack.js'
-import { quantile, spreadOf } from './compare.js'
+import { type Load, type RequestOfMany, send, spreadOf } from './compare.js'
 import { moveCursor } from './move-cursor.js'
 import type { Row } from './results.js'
+import { type Server, startPeer, supabaseEnvironment, withServers } from './servers.js'
 
 /**
- * What a get, a page and a commit cost among many rows, for each of what they cost among a
- * thousand. The sizes take turns, call by call.
+ * What a request takes among many rows, for each of what it takes among a thousand: one row, a page
+ * and a change, of rows at random, by 50 callers. The sizes take turns, round by round.
  */
-
-const tenant = '019b76da-a800-7000-8000-000000000001' as TenantId
-const from = { resource: templates, tenant } as const
-const start = Date.UTC(2026, 0, 1)
-
-interface Sized {
-  readonly rows: number
-  readonly storage: Storage
-  /** Of the list's first row. */
-  readonly cursor: string
-}
-
-/** Makes ready what is then timed. */
-type Call = (sized: Sized, n: number) => () => Promise<unknown>
-
-let made = 0
-/** What commits added, until it is removed again so that the sizes stay what they are. */
-const added: { readonly storage: Storage; readonly key: string }[] = []
-const calls: Readonly<Record<string, Call>> = {
-  'one get': ({ storage, rows }, n) => {
-    const key = keyOf((n * 7919) % rows)
-    return () => storage.get(from, key)
-  },
-  'one page':
-    ({ storage }) =>
-    () =>
-      storage.list(from, { limit: 50 }),
-  'a page at random': ({ storage, rows, cursor: first }, n) => {
-    const before = 50 + ((n * 7919) % (rows - 50))
-    const at = new Date(start + before).toISOString()
-    const cursor = moveCursor(first, { at, key: keyOf(before) })
-    return () => storage.list(from, { limit: 50, cursor })
-  },
-  'one commit': ({ storage }) => {
-    const key = `new_${made++}`
-    added.push({ storage, key })
-    const changes = [insert(key)]
-    return () => storage.commit({ tenant, changes })
-  }
-}
 
 export interface SizesExtent {
   readonly sizes: readonly number[]
   readonly rounds: number
-  readonly callsPerRound: number
+  readonly seconds: number
+  /** Rows at random that a round asks for before it asks for one again. */
+  readonly requests: number
 }
 
-export async function measureSizes(extent: SizesExtent): Promise<Row[]> {
-  const folder = await mkdtemp(join(tmpdir(), 'bench-'))
+interface Sized {
+  readonly rows: number
+  readonly own: Server
+  /** Of the list's first row. */
+  readonly cursor: string
+}
+
+type RequestAt = (sized: Sized, n: number) => RequestOfMany
+
+const path = '/api/templates'
+const connections = 50
+let changes = 0
+
+const kinds: Readonly<Record<string, { method: 'GET' | 'PATCH'; at: RequestAt }>> = {
+  'GET one': {
+    method: 'GET',
+    at: (_, n) => ({ path: `${path}/${idOf(n)}`, includes: `"id":"${idOf(n)}"` })
+  },
+  'GET the first page': {
+    method: 'GET',
+    at: ({ rows }) => ({ path: `${path}?limit=50`, includes: `"id":"${idOf(rows - 1)}"` })
+  },
+  'GET a page at random': {
+    method: 'GET',
+    at({ cursor: first, rows }, n) {
+      const before = 50 + (n % (rows - 50))
+      const cursor = moveCursor(first, { at: timeOf(before).toISOString(), key: idOf(before) })
+      return { path: `${path}?limit=50&cursor=${cursor}`, includes: `"id":"${idOf(before - 50)}"` }
+    }
+  },
+  'PATCH one, audited': {
+    method: 'PATCH',
+    at(_, n) {
+      const name = `Change ${changes++}`
+      return { path: `${path}/${idOf(n)}`, body: JSON.stringify({ name }), includes: `"${name}"` }
+    }
+  }
+}
+
+export async function measureSizes(extent: SizesExtent, folder: string): Promise<Row[]> {
+  const { sizes } = extent
+  const memory = sizes.map((rows) => ({ STORAGE: 'memory', BENCH_ROWS: `${rows}` }))
+  const sqlite = sizes.map((rows) => ({
+    SQLITE_PATH: join(folder, `${rows}.db`),
+    BENCH_ROWS: `${rows}`
+  }))
+  const start = (environments: Readonly<Record<string, string>>[]) =>
+    environments.map((env) => startPeer('own', folder, env))
+  const found = [
+    ...(await withServers(start(memory), (own) => rowsOf('memory', own, extent))),
+    ...(await withServers(start(sqlite), (own) => rowsOf('SQLite', own, extent)))
+  ]
   const stacks: LocalSupabase[] = []
   try {
-    const memory = extent.sizes.map(() => createStorage(openMemory()))
-    const sqlite = extent.sizes.map((rows) =>
-      createStorage(openSqlite({ path: join(folder, `${rows}.db`) }))
-    )
-    const inProcess = [
-      ...(await rowsOf('memory', memory, extent, fill)),
-      ...(await rowsOf('SQLite', sqlite, extent, fill))
-    ]
-    for (const rows of extent.sizes) stacks.push(await startFilled(rows))
-    const postgres = stacks.map(async ({ server, database }) =>
-      createStorage(await openPostgres({ url: server.url(database) }))
-    )
-    const supabase = stacks.map(async ({ url, key }) =>
-      createStorage(await openSupabase({ url, key }))
-    )
-    return [
-      ...inProcess,
-      ...(await rowsOf('Postgres', await Promise.all(postgres), extent)),
-      ...(await rowsOf('Supabase', await Promise.all(supabase), extent))
-    ]
+    for (const _ of sizes) stacks.push(await startSupabase())
+    const postgres = stacks.map(({ server, database }) => ({ DATABASE_URL: server.url(database) }))
+    await withServers(start(postgres), async (own) => {
+      for (const [index, stack] of stacks.entries())
+        await fill(stack, (own[index] as Server).tenant, sizes[index] as number)
+      found.push(...(await rowsOf('Postgres', own, extent)))
+    })
+    const supabase = stacks.map(supabaseEnvironment)
+    found.push(...(await withServers(start(supabase), (own) => rowsOf('Supabase', own, extent))))
+    return found
   } finally {
     for (const stack of stacks) await stack.dispose()
-    await rm(folder, { recursive: true })
   }
 }
 
 async function rowsOf(
   name: string,
-  storages: readonly Storage[],
-  { sizes, rounds, callsPerRound }: SizesExtent,
-  prepare?: (storage: Storage, rows: number) => Promise<void>
+  servers: readonly Server[],
+  { sizes, rounds, seconds, requests }: SizesExtent
 ): Promise<Row[]> {
   const sized: Sized[] = []
-  for (const [index, storage] of storages.entries()) {
-    const rows = sizes[index] as number
-    await prepare?.(storage, rows)
-    const { next } = await storage.list(from, { limit: 1 })
-    sized.push({ rows, storage, cursor: next as string })
-  }
+  for (const [index, own] of servers.entries())
+    sized.push({ rows: sizes[index] as number, own, cursor: await firstCursor(own) })
   const found: Row[] = []
-  for (const [what, call] of Object.entries(calls)) {
+  for (const [kind, { method, at }] of Object.entries(kinds)) {
     const times: number[][] = []
-    for (let round = 0; round <= rounds; round++)
-      times.push(await timeRound(sized, call, round * callsPerRound, callsPerRound))
-    // The first one warms up.
-    times.shift()
-    const typical = (index: number) => {
-      const { median } = spreadOf(times.map((taken) => taken[index] as number))
-      return Number(median.toPrecision(3))
+    // The first round warms up.
+    for (let round = 0; round <= rounds; round++) {
+      const taken: number[] = []
+      for (const each of sized) {
+        const load = loadOf(each, method, at, requests)
+        const { rate } = await send(load, { seconds, connections })
+        taken.push(1e6 / rate)
+      }
+      if (round > 0) times.push(taken)
     }
+    const typical = (index: number) =>
+      Number(spreadOf(times.map((taken) => taken[index] as number)).median.toPrecision(3))
     for (const [index, rows] of sizes.entries()) {
       if (index === 0) continue
-      const ratios = times.map((taken) => (taken[index] as number) / (taken[0] as number))
       found.push({
-        what: `${name}: ${what} of ${rows.toLocaleString('en')}`,
+        what: `${name}: ${kind} of ${rows.toLocaleString('en')}`,
         beside: `of ${(sizes[0] as number).toLocaleString('en')}`,
-        ratio: spreadOf(ratios),
+        ratio: spreadOf(times.map((taken) => (taken[index] as number) / (taken[0] as number))),
         reach: { most: 1.5 },
         note: `${typical(index)} / ${typical(0)} µs`
       })
     }
   }
-  for (const storage of storages) await storage.close()
   return found
 }
 
-/**
- * The median call of each size, in microseconds. No number comes again in another round, so that
- * among many rows each is one that was not read before, and not yet in the processor's caches.
- */
-async function timeRound(
-  sized: readonly Sized[],
-  call: Call,
-  first: number,
-  count: number
-): Promise<number[]> {
-  const times = sized.map((): number[] => [])
-  for (let n = first; n < first + count; n++)
-    for (const [index, each] of sized.entries()) {
-      const run = call(each, n)
-      const begin = process.hrtime.bigint()
-      await run()
-      times[index]?.push(Number(process.hrtime.bigint() - begin) / 1000)
-    }
-  for (const { storage, key } of added.splice(0))
-    await storage.commit({ tenant, changes: [{ op: 'delete', resource: templates, key }] })
-  return times.map((each) => quantile(each, 0.5))
-}
-
-async function fill(storage: Storage, rows: number): Promise<void> {
-  await storage.commit({
-    tenant,
-    changes: [{ op: 'insert', resource: tenants, row: { id: tenant, name: 'Bench' } }]
-  })
-  for (let n = 0; n < rows; ) {
-    const batch: Promise<unknown>[] = []
-    for (let i = 0; i < 1000 && n < rows; i++, n++)
-      batch.push(storage.commit({ tenant, changes: [insert(keyOf(n))], at: new Date(start + n) }))
-    await Promise.all(batch)
+function loadOf(sized: Sized, method: 'GET' | 'PATCH', at: RequestAt, count: number): Load {
+  const { own, rows } = sized
+  const headers = { authorization: `Bearer ${own.token}` }
+  return {
+    url: own.url,
+    method,
+    headers: method === 'PATCH' ? { ...headers, 'content-type': 'application/json' } : headers,
+    status: 200,
+    requests: Array.from({ length: count }, (_, i) => {
+      // No two callers ask for one row: among few, their changes would meet more often.
+      const caller = Math.floor((i / count) * connections)
+      return at(sized, Math.floor((Math.random() * rows) / connections) * connections + caller)
+    })
   }
 }
 
-async function startFilled(rows: number): Promise<LocalSupabase> {
-  const stack = await startSupabase()
-  await stack.server.query(
-    stack.database,
-    `insert into public.tenants values ('${tenant}', 'Bench', now(), now(), 1);
-     insert into public.templates
-       select '${tenant}', 'tpl_' || lpad(n::text, 7, '0'), 'Template', '', null,
-         timestamptz '2026-01-01Z' + n * interval '1 ms', now(), 1
+async function firstCursor({ url, token }: Server): Promise<string> {
+  const headers = { authorization: `Bearer ${token}` }
+  const answer = await fetch(`${url}${path}?limit=1`, { headers })
+  const [, cursor] = /[?&]cursor=([\w-]+)/.exec(answer.headers.get('link') ?? '') ?? []
+  if (!cursor) throw new Error(`${url} has no rows`)
+  return cursor
+}
+
+/** As `peers/own.mjs` fills the others, but faster. */
+async function fill({ server, database }: LocalSupabase, tenant: string, rows: number) {
+  await server.query(
+    database,
+    `insert into public.templates
+       select '${tenant}', 'tpl_' || lpad(n::text, 7, '0'), 'Template ' || n,
+         'Greets a new customer.',
+         '{"steps":[{"send":"welcome"},{"wait":60},{"send":"reminder"}]}',
+         timestamptz '2026-01-01Z' + (n / ${atOnce} + 1) * ${atOnce} * interval '1 s', now(), 1
        from generate_series(0, ${rows - 1}) n`
   )
-  await stack.server.query(stack.database, 'vacuum analyze')
-  return stack
+  await server.query(database, 'vacuum analyze')
 }
 
-function keyOf(n: number): string {
+/** So many rows have one time. */
+const atOnce = 500
+
+function timeOf(n: number): Date {
+  return new Date(Date.UTC(2026, 0, 1) + (Math.floor(n / atOnce) + 1) * atOnce * 1000)
+}
+
+function idOf(n: number): string {
   return `tpl_${String(n).padStart(7, '0')}`
-}
-
-function insert(id: string) {
-  const row = { id, name: 'Template', description: '' }
-  return { op: 'insert', resource: templates, row } as const
 }
