@@ -69,9 +69,10 @@ export async function openPostgres(options: PostgresOptions): Promise<Driver> {
   }
 
   /** Sends one statement. What it throws is an `Unanswered`, an error of the server, or `unavailable`. */
-  async function send(text: string, values: unknown[]): Promise<SqlRow[]> {
+  async function send(statement: Statement): Promise<SqlRow[]> {
     const client = await connect()
-    const name = prepared ? statementName(text) : undefined
+    const { text, values, onePlan } = statement
+    const name = prepared && onePlan ? statementName(text) : undefined
     try {
       const query = { text, values, query_timeout: timeoutMs, ...(name ? { name } : {}) }
       const { rows } = await client.query<SqlRow>(query)
@@ -85,7 +86,7 @@ export async function openPostgres(options: PostgresOptions): Promise<Driver> {
       if (state && unknownStatement.has(state) && name) {
         if (prepared) onWarning(preparedStatementsLost)
         prepared = false
-        return send(text, values)
+        return send(statement)
       }
       if (meaning !== 'lost') throw error
       throw wasNeverSent(error) ? unavailable(error) : new Unanswered(error)
@@ -93,10 +94,10 @@ export async function openPostgres(options: PostgresOptions): Promise<Driver> {
   }
 
   /** A read may be repeated: the pool's connections can all have died with the last server. */
-  async function read(text: string, values: unknown[]): Promise<SqlRow[]> {
+  async function read(statement: Statement): Promise<SqlRow[]> {
     try {
-      return await send(text, values).catch((error) => {
-        if (error instanceof Unanswered && !error.late) return send(text, values)
+      return await send(statement).catch((error) => {
+        if (error instanceof Unanswered && !error.late) return send(statement)
         throw error
       })
     } catch (error) {
@@ -107,7 +108,7 @@ export async function openPostgres(options: PostgresOptions): Promise<Driver> {
   async function commit(values: unknown[]): Promise<unknown> {
     for (let tries = 1; ; tries++) {
       try {
-        const [row] = await send('select public.apply_changes($1, $2) as stored', values)
+        const [row] = await send({ text: commitText, values, onePlan: true })
         return row?.stored
       } catch (error) {
         if (error instanceof Unanswered)
@@ -137,7 +138,7 @@ export async function openPostgres(options: PostgresOptions): Promise<Driver> {
 
   /** The newest migration applied, once it is sure that this release can work with it. */
   async function checkSchema(warn: (message: string) => void): Promise<string | null> {
-    const [row] = await read(schemaQuery, []).catch((error) => {
+    const [row] = await read(schemaStatement).catch((error) => {
       if (error instanceof StorageError && error.code === 'schema_outdated')
         throw missingMigrations(
           known.map(({ version }) => version),
@@ -167,12 +168,12 @@ export async function openPostgres(options: PostgresOptions): Promise<Driver> {
     kind: 'postgres',
 
     async get(resource, tenant, key) {
-      const [found] = await track(read(...getStatement(resource, tenant, key)))
+      const [found] = await track(read(getStatement(resource, tenant, key)))
       return found ? decodeRow(resource, found.row as RawRow) : null
     },
 
     async page(resource, tenant, query) {
-      const [found] = await track(read(...pageStatement(resource, tenant, query)))
+      const [found] = await track(read(pageStatement(resource, tenant, query)))
       const { rows, total } = found as unknown as { rows: RawRow[] | null; total?: string }
       const page = { rows: (rows ?? []).map((row) => decodeRow(resource, row)) }
       return total === undefined ? page : { ...page, total: Number(total) }
@@ -252,9 +253,15 @@ function statementName(text: string): string {
 }
 const statementNames = new Map<string, string>()
 
-const schemaQuery = `
-  select array(select version from public.schema_migrations order by version) as versions,
-    current_user as role, row_security_active('public.schema_migrations') as hidden`
+const commitText = 'select public.apply_changes($1, $2) as stored'
+
+const schemaStatement: Statement = {
+  text: `
+    select array(select version from public.schema_migrations order by version) as versions,
+      current_user as role, row_security_active('public.schema_migrations') as hidden`,
+  values: [],
+  onePlan: true
+}
 
 interface SchemaState {
   readonly versions: string[]
@@ -262,15 +269,24 @@ interface SchemaState {
   readonly hidden: boolean
 }
 
-/** A read's text, which differs by shape and never by value, and its values. */
-type Statement = [text: string, values: unknown[]]
+interface Statement {
+  /** Differs by shape and never by value, so that there are few. */
+  readonly text: string
+  readonly values: unknown[]
+  /** Whether Postgres may keep one plan for all values: those of others are planned anew each time. */
+  readonly onePlan: boolean
+}
 
 function getStatement(resource: AnyResource, tenant: TenantId | null, key: string): Statement {
   const where = new Conditions()
   if (resource.scope && tenant !== null) where.add(`${column(resource.scope)} = ?`, tenant)
   where.add(`${column(resource.key)} = ?`, key)
   const row = `select ${selectList(resource)} from ${table(resource)} t ${where.text} limit 1`
-  return [`select to_json(r) as row from (${row}) r`, where.values]
+  return {
+    text: `select to_json(r) as row from (${row}) r`,
+    values: where.values,
+    onePlan: true
+  }
 }
 
 function pageStatement(
@@ -296,7 +312,21 @@ function pageStatement(
   const rows = `select * from (${ordered}) p limit ${where.value(limit)}`
   const total = count ? `, (${all}) as total` : ''
   // One JSON text is read in less time than the texts of its values.
-  return [`select (select json_agg(r) from (${rows}) r) as rows${total}`, where.values]
+  return {
+    text: `select (select json_agg(r) from (${rows}) r) as rows${total}`,
+    values: where.values,
+    onePlan: isIndexed(resource, filter)
+  }
+}
+
+/**
+ * Whether an index has just the rows of a filter, in list order. Where one has only a part of it,
+ * which one is best depends on the values: for others, all that it has might be read in vain.
+ */
+function isIndexed({ indexes }: AnyResource, filter: DriverQuery['filter']): boolean {
+  const isWhole = (fields: readonly string[]) =>
+    fields.length === filter.size && fields.every((field) => filter.has(field))
+  return filter.size <= 1 || indexes.some(isWhole)
 }
 
 /**
