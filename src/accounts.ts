@@ -1,4 +1,5 @@
 import { LRUCache } from 'lru-cache'
+import type { Awaitable } from '../adapters/awaitable.js'
 import type { TokenSession } from '../adapters/identity/port.js'
 import { ACROSS_TENANTS, type Storage, type TenantId } from '../adapters/storage/port.js'
 import type { Role } from '../schemas/resource.js'
@@ -19,7 +20,7 @@ export interface Account {
 
 export interface Accounts {
   /** Null where the user is gone. At most a minute old. */
-  get(userId: string): Promise<Account | null>
+  get(userId: string): Awaitable<Account | null>
   /** Makes a change of this process show at once. */
   forget(userId: string): void
 }
@@ -34,7 +35,10 @@ export function isEnded({ sessions }: Account, session: TokenSession | null): bo
 const TTL_MS = 60_000
 
 export function createAccounts(storage: Storage): Accounts {
-  const cache = new LRUCache<string, Promise<Account | null>>({ max: 10_000, ttl: TTL_MS })
+  const cache = new LRUCache<string, Account | Promise<Account | null>>({
+    max: 10_000,
+    ttl: TTL_MS
+  })
 
   async function read(userId: string): Promise<Account | null> {
     const user = await storage.get({ resource: users, tenant: ACROSS_TENANTS }, userId)
@@ -53,10 +57,12 @@ export function createAccounts(storage: Storage): Accounts {
       if (known) return known
       const reading = read(userId)
       cache.set(userId, reading)
-      const forgetUnknown = (account?: Account | null) => {
-        if (!account && cache.peek(userId) === reading) cache.delete(userId)
+      const keep = (account: Account | null) => {
+        if (cache.peek(userId) !== reading) return
+        if (account) cache.set(userId, account, { noUpdateTTL: true })
+        else cache.delete(userId)
       }
-      reading.then(forgetUnknown, () => forgetUnknown())
+      reading.then(keep, () => keep(null))
       return reading
     },
 

@@ -1,6 +1,8 @@
-import type { FastifyRequest } from 'fastify'
+import type { FastifyRequest, HookHandlerDoneFunction } from 'fastify'
+import { type Awaitable, whenThere } from '../adapters/awaitable.js'
 import type { Identity } from '../adapters/identity/port.js'
 import type { Storage } from '../adapters/storage/port.js'
+import type { Role } from '../schemas/resource.js'
 import { type Account, type Accounts, isEnded } from './accounts.js'
 import { looksLikeApiKey } from './api-key-text.js'
 import type { ApiKeys } from './api-keys.js'
@@ -17,32 +19,43 @@ export interface Admission {
 
 /** Admits a request to its route: finds out who calls, and whether the role is enough. */
 export function authenticate({ storage, identity, accounts, apiKeys }: Admission) {
-  async function accountOf(token: string): Promise<Account> {
-    if (looksLikeApiKey(token))
-      return (
-        (await apiKeys.verify(token)) ??
-        unauthenticated('The API key is unknown, revoked or expired, or its owner is gone.')
-      )
-    const userId = await identity.verify(token)
-    const account = userId === null ? null : await accounts.get(userId)
-    // Most accounts never ended a session, and need no look at the token.
-    const isOver = account?.sessions && isEnded(account, identity.sessionOf(token))
-    return account && !isOver
-      ? account
-      : unauthenticated('The token is not valid, or no more. Sign in again.')
+  function accountOf(token: string): Awaitable<Account> {
+    if (looksLikeApiKey(token)) return apiKeys.verify(token).then(accountOfKey)
+    return whenThere(identity.verify(token), (userId) =>
+      whenThere(userId === null ? null : accounts.get(userId), (account) => {
+        // Most accounts never ended a session, and need no look at the token.
+        const isOver = account?.sessions && isEnded(account, identity.sessionOf(token))
+        return account && !isOver
+          ? account
+          : unauthenticated('The token is not valid, or no more. Sign in again.')
+      })
+    )
   }
 
-  return async (request: FastifyRequest): Promise<void> => {
+  function admit(request: FastifyRequest, role: Role): Awaitable<void> {
+    const token = bearerToken(request.headers.authorization)
+    return whenThere(accountOf(token), (account) => {
+      if (!includesRole(account.role, role))
+        throw new ApiError('forbidden', `This takes the role ${role}; yours is ${account.role}.`)
+      const origin = { tenant: account.tenant, actor: account.id, requestId: request.id }
+      request.caller = { account, token, store: createStore(storage, origin) }
+    })
+  }
+
+  return (request: FastifyRequest, _reply: unknown, done: HookHandlerDoneFunction): void => {
     const { role } = request.routeOptions.config
     // Without a role it is no route of ours: the answer is 404, signed in or not.
-    if (role === undefined || role === 'anyone') return
-    const token = bearerToken(request.headers.authorization)
-    const account = await accountOf(token)
-    if (!includesRole(account.role, role))
-      throw new ApiError('forbidden', `This takes the role ${role}; yours is ${account.role}.`)
-    const origin = { tenant: account.tenant, actor: account.id, requestId: request.id }
-    request.caller = { account, token, store: createStore(storage, origin) }
+    const isOpen = role === undefined || role === 'anyone'
+    const admitted = isOpen ? undefined : admit(request, role)
+    if (admitted instanceof Promise) admitted.then(() => done(), done)
+    else done()
   }
+}
+
+function accountOfKey(account: Account | null): Account {
+  return (
+    account ?? unauthenticated('The API key is unknown, revoked or expired, or its owner is gone.')
+  )
 }
 
 function bearerToken(header: string | undefined): string {

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import type { FastifyRequest } from 'fastify'
 import { v7 as randomUuid } from 'uuid'
+import { type Awaitable, whenThere } from '../adapters/awaitable.js'
 import { StorageError } from '../adapters/storage/errors.js'
 import type { Change, NewRow, Storage, Stored, TenantId } from '../adapters/storage/port.js'
 import { normalValue } from '../adapters/storage/storage.js'
@@ -49,7 +50,7 @@ export interface Creation<R extends AnyResource> {
   readonly tenant: TenantId
   readonly resource: R
   /** The row that is asked for. */
-  readonly make: () => NewRow<R> | Promise<NewRow<R>>
+  readonly make: () => Awaitable<NewRow<R>>
   /** Stores the row and, in the same commit, what goes along. */
   readonly store: (row: NewRow<R>, along: readonly Change[]) => Promise<Stored<R>>
   /** Whether the answer shows a credential, which is kept nowhere. */
@@ -144,7 +145,7 @@ export function createIdempotency({ storage, keyring, lifeMs }: IdempotencyOptio
       return {
         isRepeatable: false,
         uuid: () => randomUuid(),
-        create: async ({ make, store }) => store(await make(), [])
+        create: ({ make, store }) => whenThere(make(), (row) => store(row, []))
       }
     }
   }

@@ -103,13 +103,13 @@ export function createStore(storage: Storage, origin: Origin): Store {
     return { op: 'insert', resource: audit, row }
   }
 
-  async function commit(changes: readonly Change[], options: ChangeOptions = {}) {
+  /** Returns the rows of the changes, and then their audit entries. */
+  function write(changes: readonly Change[], options: ChangeOptions = {}) {
     const at = new Date()
     const entries = changes
       .filter(({ op, resource }) => op !== 'check' && resource.audited)
       .map((change) => entryFor(change, at, options))
-    const rows = await storage.commit({ tenant, at, changes: [...changes, ...entries] })
-    return rows.slice(0, changes.length)
+    return storage.commit({ tenant, at, changes: [...changes, ...entries] })
   }
 
   async function need<R extends AnyResource>(resource: R, key: string): Promise<Stored<R>> {
@@ -130,11 +130,14 @@ export function createStore(storage: Storage, origin: Origin): Store {
     get: (resource, key) => storage.get({ resource, tenant }, key),
     need,
     list: (resource, query) => storage.list({ resource, tenant }, query),
-    commit: commit as Store['commit'],
+    commit: (async (changes, options) => {
+      const rows = await write(changes, options)
+      return rows.slice(0, changes.length)
+    }) as Store['commit'],
 
     async insert(resource, row, options = {}) {
       const { along = [] } = options
-      const [inserted] = await commit([{ op: 'insert', resource, row }, ...along], options)
+      const [inserted] = await write([{ op: 'insert', resource, row }, ...along], options)
       return inserted as never
     },
 
@@ -149,7 +152,7 @@ export function createStore(storage: Storage, origin: Origin): Store {
         if (Object.keys(set).length + along.length + elsewhere.length === 0) return row
         const expect = guarded ? (row.version as number) : undefined
         try {
-          const [updated] = await commit(
+          const [updated] = await write(
             [{ op: 'update', resource, key, expect, set }, ...along],
             options
           )
@@ -187,7 +190,7 @@ export function createStore(storage: Storage, origin: Origin): Store {
       const expect = isVersions(ifMatch)
         ? ((await matching(resource, key, ifMatch)).version as number)
         : undefined
-      await commit([{ op: 'delete', resource, key, expect }, ...along], options)
+      await write([{ op: 'delete', resource, key, expect }, ...along], options)
     }
   }
   return store

@@ -149,7 +149,7 @@ export async function openLocalIdentity(options: LocalIdentityOptions): Promise<
   return {
     kind: 'local',
 
-    async verify(token) {
+    verify(token) {
       return verifyAccess(token)?.sub ?? null
     },
 

@@ -1,4 +1,5 @@
 import type { User } from '../../schemas/users.js'
+import type { Awaitable } from '../awaitable.js'
 import type { Change } from '../storage/port.js'
 
 export interface Tokens {
@@ -52,7 +53,7 @@ export interface Identity {
   /** The address of the service that keeps the accounts, where another does. */
   readonly service?: string
   /** The user that a valid access token names; null for every other string. */
-  verify(token: string): Promise<string | null>
+  verify(token: string): Awaitable<string | null>
   /** Of a token that `verify` accepted: it is not verified again. Null for what is no such token. */
   sessionOf(token: string): TokenSession | null
   /** Null for an unknown address and for a wrong password, at the same cost. */

@@ -23,12 +23,21 @@ export function createStorage(driver: Driver, clock: () => Date = () => new Date
     if (closing) throw new StorageError('closed')
   }
 
+  /** As an async function that returns what it awaits, whose promises would be two more. */
+  function whileOpen<T>(ask: () => Promise<T>): Promise<T> {
+    try {
+      assertOpen()
+      return ask()
+    } catch (error) {
+      return Promise.reject(error)
+    }
+  }
+
   const storage = {
     kind: driver.kind,
 
-    async get({ resource, tenant }, key) {
-      assertOpen()
-      return await driver.get(resource, driverScope(resource, tenant), key)
+    get({ resource, tenant }, key) {
+      return whileOpen(() => driver.get(resource, driverScope(resource, tenant), key))
     },
 
     async list({ resource, tenant }, query) {
@@ -54,11 +63,12 @@ export function createStorage(driver: Driver, clock: () => Date = () => new Date
       }
     },
 
-    async commit({ tenant, changes, at = clock() }) {
-      assertOpen()
-      const stamp = timestampOf(at)
-      const complete = changes.map((change) => completeChange(tenant, stamp, change))
-      return await driver.apply(tenant, complete)
+    commit({ tenant, changes, at = clock() }) {
+      return whileOpen(() => {
+        const stamp = timestampOf(at)
+        const complete = changes.map((change) => completeChange(tenant, stamp, change))
+        return driver.apply(tenant, complete)
+      })
     },
 
     async compact() {

@@ -1,5 +1,6 @@
 import { type TObject, type TProperties, type TSchema, Type } from '@sinclair/typebox'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { whenThere } from '../../adapters/awaitable.js'
 import type { Change, NewRow, Page, Query, Stored, Values } from '../../adapters/storage/port.js'
 import { Timestamp } from '../../schemas/fields.js'
 import { resources } from '../../schemas/registry.js'
@@ -117,10 +118,13 @@ export function resourceRoutes<R extends AnyResource>(
         const created = await attempt.create<R>({
           tenant: caller.account.tenant,
           resource,
-          async make() {
+          make() {
             const given = body[key] as string | undefined
-            const id = given ?? (await behaviour.newKey?.(attempt)) ?? newKey(resource)
-            return { [key]: id, ...columns(body, id, caller) } as NewRow<R>
+            const chosen = given ?? behaviour.newKey?.(attempt) ?? newKey(resource)
+            return whenThere(
+              chosen,
+              (id) => ({ [key]: id, ...columns(body, id, caller) }) as NewRow<R>
+            )
           },
           store: (row, along) =>
             behaviour.create

@@ -260,7 +260,7 @@ t.test('whoever signs people in is not told a key', async (t) => {
   const storage = await memory.open(t)
   const local = await openLocalIdentity({ storage, secret: randomUUID(), hasher: cheapHasher })
   const told: string[] = []
-  const telling = <T>(ask: (token: string) => Promise<T>) => {
+  const telling = <T>(ask: (token: string) => T) => {
     return (token: string) => {
       told.push(token)
       return ask(token)

@@ -1,0 +1,12 @@
+/** What may be there at once: to wait for it all the same is what a fast request would notice. */
+export type Awaitable<T> = T | Promise<T>
+
+/** Goes on with a value as soon as it is there, which may be now. */
+export function whenThere<T, U>(value: Awaitable<T>, next: (value: T) => Promise<U>): Promise<U>
+export function whenThere<T, U>(value: Awaitable<T>, next: (value: T) => Awaitable<U>): Awaitable<U>
+export function whenThere<T, U>(
+  value: Awaitable<T>,
+  next: (value: T) => Awaitable<U>
+): Awaitable<U> {
+  return value instanceof Promise ? value.then(next) : next(value)
+}
