@@ -189,13 +189,17 @@ function timestamp(text: string): string {
 /** A copy that nobody can change: the caller keeps the original, and drivers may hand this out. */
 function frozenCopy(value: unknown): unknown {
   if (typeof value !== 'object' || value === null) return value
-  if (Array.isArray(value)) return Object.freeze(value.map(frozenCopy))
+  if (Array.isArray(value)) {
+    const copies: unknown[] = []
+    for (const inner of value) copies.push(frozenCopy(inner))
+    return Object.freeze(copies)
+  }
   const copy: Record<string, unknown> = {}
-  for (const [key, inner] of Object.entries(value)) {
+  for (const key of Object.keys(value)) {
+    const inner = frozenCopy((value as Record<string, unknown>)[key])
     // An assignment would take this one for the prototype.
-    if (key === '__proto__')
-      Object.defineProperty(copy, key, { value: frozenCopy(inner), enumerable: true })
-    else copy[key] = frozenCopy(inner)
+    if (key === '__proto__') Object.defineProperty(copy, key, { value: inner, enumerable: true })
+    else copy[key] = inner
   }
   return Object.freeze(copy)
 }
