@@ -4,9 +4,10 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { type Child, startChild } from '../test/support/child-process.js'
 import { type LocalSupabase, startSupabase } from '../test/support/supabase-stack.js'
-import { type Comparison, compare, type Effort, quantile, send, spreadOf } from './compare.js'
+import { compare, type Effort, type Load, quantile, type Side, send, spreadOf } from './compare.js'
 import { measureLlm } from './llm.js'
-import type { Row } from './results.js'
+import { profileOf } from './profile.js'
+import { isReached, type Row } from './results.js'
 import {
   countRows,
   loadsAt,
@@ -98,23 +99,26 @@ async function measureMemory(extent: Extent, folder: string): Promise<Row[]> {
       const bare = loadsAt(`${floor.url}/templates`)
       const among = `of ${extent.memoryRows.toLocaleString('en')}`
       return [
-        row(
-          'memory: GET one, signed in',
-          'bare Fastify, not signed in',
+        await besidePeer(
+          { what: 'memory: GET one, signed in', beside: 'bare Fastify, not signed in' },
           { least: 0.8 },
-          await compare(sideOf(own, await ours.get()), sideOf(floor, await bare.get()), extent)
+          [own, await ours.get()],
+          sideOf(floor, await bare.get()),
+          extent
         ),
-        row(
-          `memory: GET a page of 50 ${among}`,
-          'bare Fastify, an array slice',
+        await besidePeer(
+          { what: `memory: GET a page of 50 ${among}`, beside: 'bare Fastify, an array slice' },
           { least: 0.8 },
-          await compare(sideOf(own, await ours.page()), sideOf(floor, await bare.page()), extent)
+          [own, await ours.page()],
+          sideOf(floor, await bare.page()),
+          extent
         ),
-        row(
-          'memory: POST, validated and audited',
-          'bare Fastify into a Map',
+        await besidePeer(
+          { what: 'memory: POST, validated and audited', beside: 'bare Fastify into a Map' },
           { least: 0.6 },
-          await comparePosts(own, ours.post(), floor, bare.post(), extent)
+          [own, ours.post()],
+          sideOf(floor, bare.post()),
+          extent
         )
       ]
     }
@@ -129,32 +133,40 @@ async function measureSqlite(extent: Extent, folder: string): Promise<Row[]> {
     [
       startPeer('own', folder, { SQLITE_PATH, BENCH_ROWS }),
       startPeer('fastify', folder, { BENCH_SQLITE, BENCH_ROWS }),
-      startPeer('express', folder, {})
+      startPeer('express', folder, {}),
+      startPeer('express', folder, { BENCH_LOGGER: 'pino-http' })
     ],
-    async ([own, floor, express]) => {
+    async ([own, floor, ...expresses]) => {
       const ours = loadsOfOwn(own)
       const bare = loadsAt(`${floor.url}/templates`)
-      const array = loadsAt(`${express.url}/templates`)
-      return [
-        row(
-          'SQLite: GET one, signed in',
-          'bare Fastify, a prepared get',
+      const found = [
+        await besidePeer(
+          { what: 'SQLite: GET one, signed in', beside: 'bare Fastify, a prepared get' },
           { least: 0.8 },
-          await compare(sideOf(own, await ours.get()), sideOf(floor, await bare.get()), extent)
-        ),
-        row(
-          'SQLite: POST, durable and audited',
-          'bare Fastify, a transaction each',
-          { least: 3 },
-          await comparePosts(own, ours.post(), floor, bare.post(), extent)
-        ),
-        row(
-          'SQLite: POST, durable and audited',
-          'Express into an array',
-          { least: 2 },
-          await comparePosts(own, ours.post(), express, array.post(), extent)
+          [own, await ours.get()],
+          sideOf(floor, await bare.get()),
+          extent
         )
       ]
+      const post = 'SQLite: POST, durable and audited'
+      const peers: [string, number, Server][] = [
+        ['bare Fastify, a transaction each', 3, floor],
+        ['Express into an array, a lean line of log', 2, expresses[0]],
+        ['Express into an array, logged by pino-http', 2, expresses[1] as Server]
+      ]
+      for (const [beside, least, peer] of peers) {
+        const theirs = loadsAt(`${peer.url}/templates`).post()
+        found.push(
+          await besidePeer(
+            { what: post, beside },
+            { least },
+            [own, ours.post()],
+            sideOf(peer, theirs),
+            extent
+          )
+        )
+      }
+      return found
     }
   )
 }
@@ -188,20 +200,16 @@ async function besidePostgrest(servers: readonly Server[], stack: LocalSupabase,
     const ours = loadsOfOwn(own)
     for (const [what, kind] of [
       ['GET one', 'get'],
-      ['GET a page of 50', 'page']
+      ['GET a page of 50', 'page'],
+      ['POST, audited', 'post']
     ] as const) {
+      const names = {
+        what: `${name}: ${what}`,
+        beside: kind === 'post' ? `${beside}, an rpc` : beside
+      }
       const peer = { load: await theirs[kind]() }
-      rows.push(
-        row(
-          `${name}: ${what}`,
-          beside,
-          reach,
-          await compare(sideOf(own, await ours[kind]()), peer, extent)
-        )
-      )
+      rows.push(await besidePeer(names, reach, [own, await ours[kind]()], peer, extent))
     }
-    const posts = await compare(sideOf(own, ours.post()), { load: theirs.post() }, extent)
-    rows.push(row(`${name}: POST, audited`, `${beside}, an rpc`, reach, posts))
   }
   return rows
 }
@@ -304,6 +312,9 @@ async function measureResident(extent: Extent, folder: string): Promise<Row[]> {
       const ours = await residentAfterEach(own, await loadsOfOwn(own).get(), step)
       const load = await loadsAt(`${floor.url}/templates`).get()
       const bare = await residentAfterEach(floor, load, step)
+      const alive = await own.ask<number>('alive')
+      await send(await loadsOfOwn(own).get(), { amount: extent.residentRequests, connections: 50 })
+      const aliveLater = await own.ask<number>('alive')
       const [first = 0] = ours
       const last = ours.at(-1) ?? 0
       const count = (n: number) => n.toLocaleString('en')
@@ -321,13 +332,20 @@ async function measureResident(extent: Extent, folder: string): Promise<Row[]> {
           ratio: exactly(last / first),
           reach: { most: 1.1 },
           note: `MiB on the way: ${ours.map((size) => size.toFixed(0)).join(', ')}`
+        },
+        {
+          what: `alive after ${count(2 * extent.residentRequests)} requests`,
+          beside: `itself after ${count(extent.residentRequests)}`,
+          ratio: exactly(aliveLater / alive),
+          reach: { most: 1.02 },
+          note: `${[aliveLater, alive].map((bytes) => (bytes / 2 ** 20).toFixed(1)).join(' / ')} MiB after a full collection`
         }
       ]
     }
   )
 }
 
-async function residentAfterEach(server: Server, load: Parameters<typeof send>[0], step: number) {
+async function residentAfterEach(server: Server, load: Load, step: number) {
   const sizes: number[] = []
   for (let part = 0; part < 5; part++) {
     await send(load, { amount: step, connections: 50 })
@@ -370,22 +388,28 @@ async function rateOfAll(servers: readonly Server[], seconds: number): Promise<n
   return results.reduce((sum, { rate }) => sum + rate, 0)
 }
 
-/** Also counts the rows that our side says it has: each answer must have left one. */
-async function comparePosts(
-  own: Server,
-  ours: Parameters<typeof send>[0],
-  peer: Server,
-  theirs: Parameters<typeof send>[0],
+/** Ours beside a peer; with a profile of ours, where it misses what it was to reach. */
+async function besidePeer(
+  names: Pick<Row, 'what' | 'beside'>,
+  reach: Row['reach'],
+  [own, ours]: [Server, Load],
+  peer: Side,
   extent: Extent
-): Promise<Comparison> {
-  const found = await compare(sideOf(own, ours), sideOf(peer, theirs), extent)
+): Promise<Row> {
+  const found = await compare(sideOf(own, ours), peer, extent)
+  if (ours.method === 'POST') await assertStored(own, ours)
+  const row = { ...names, reach, ...found }
+  return isReached(row) ? row : { ...row, profile: await profileOf(own, ours, extent.seconds) }
+}
+
+/** Each answer must have left a row, as our side counts them. */
+async function assertStored(own: Server, ours: Load): Promise<void> {
   const before = await countRows(own)
   const { right } = await send(ours, { amount: 500, connections: 50 })
   const stored = (await countRows(own)) - before
   if (stored !== right) throw new Error(`${right} rows were created, ${stored} are there`)
   const id = await idOfCreated(own)
   if (!id.startsWith('tpl_')) throw new Error(`the created row is ${id}`)
-  return found
 }
 
 async function idOfCreated({ url, token }: Server): Promise<string> {
@@ -398,12 +422,8 @@ async function idOfCreated({ url, token }: Server): Promise<string> {
   return name === newTemplate.name ? id : 'another'
 }
 
-function sideOf({ pid }: Server, load: Parameters<typeof send>[0]) {
+function sideOf({ pid }: Server, load: Load): Side {
   return { load, pid }
-}
-
-function row(what: string, beside: string, reach: Row['reach'], found: Comparison): Row {
-  return { what, beside, reach, ...found }
 }
 
 function exactly(value: number) {

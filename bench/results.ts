@@ -3,6 +3,7 @@ import { cpus, loadavg } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import type { Figures, Spread } from './compare.js'
 import { plotOf } from './plot.js'
+import type { Share } from './profile.js'
 
 /** A line of the table: what was compared, what came out and what was to be reached. */
 export interface Row {
@@ -14,6 +15,8 @@ export interface Row {
   readonly ours?: Figures
   readonly peer?: Figures
   readonly note?: string
+  /** Where our time goes, where a target is missed. */
+  readonly profile?: readonly Share[]
 }
 
 export interface GroupResult {
@@ -26,6 +29,7 @@ export interface GroupResult {
 }
 
 const folder = fileURLToPath(new URL('./results/', import.meta.url))
+const readme = fileURLToPath(new URL('../README.md', import.meta.url))
 
 /** With how busy it was in the last five minutes: above its cores, others slow one side or both. */
 export function machine(): string {
@@ -34,7 +38,7 @@ export function machine(): string {
   return `${cpus().length} cores of ${model}, Node ${process.version}, load average ${load.toFixed(0)}`
 }
 
-/** Keeps what a group found, and writes the table and the plot anew. */
+/** Keeps what a group found, and writes the tables and the plot anew. */
 export async function keep(result: GroupResult): Promise<void> {
   await mkdir(folder, { recursive: true })
   await writeFile(`${folder}${result.group}.json`, `${JSON.stringify(result, null, 2)}\n`)
@@ -43,6 +47,35 @@ export async function keep(result: GroupResult): Promise<void> {
   const texts = await Promise.all(files.map((name) => readFile(`${folder}${name}`, 'utf8')))
   const results = texts.map((text): GroupResult => JSON.parse(text))
   await writeFile(`${folder}README.md`, describe(results))
+  await writeFile(readme, withSummary(await readFile(readme, 'utf8'), results))
+}
+
+/** The README between its two marks: what was compared with a peer and had something to reach. */
+function withSummary(text: string, results: readonly GroupResult[]): string {
+  const shown = results
+    .map((result) => ({ ...result, rows: result.rows.filter(({ ours, reach }) => ours && reach) }))
+    .filter(({ rows }) => rows.length > 0)
+  const lines = shown
+    .flatMap(({ rows }) => rows)
+    .map((row) => {
+      const cpu = pair(row.ours?.cpu, row.peer?.cpu, 0)
+      const ratio = isReached(row) ? format(row.ratio.median) : `**${format(row.ratio.median)}**`
+      return `| ${[row.what, row.beside, ratio, formatReach(row), cpu].join(' | ')} |`
+    })
+  const origins = new Map<string, string[]>()
+  for (const { title, date, machine } of shown) {
+    const origin = `${date.slice(0, 10)}, ${machine}`
+    origins.set(origin, [...(origins.get(origin) ?? []), title])
+  }
+  const summary = `| what | beside | times the peer's rate | to reach | processor time, µs |
+| --- | --- | ---: | ---: | ---: |
+${lines.join('\n')}
+
+${[...origins].map(([origin, titles]) => `${titles.join(', ')}: ${origin}.`).join('\n')}
+`
+  return text.replace(/(<!-- bench -->\n).*(<!-- \/bench -->)/s, (_, begin, end) => {
+    return `${begin}${summary}${end}`
+  })
 }
 
 export function isReached({ ratio, reach }: Row): boolean {
@@ -92,6 +125,14 @@ ${date.slice(0, 10)}, ${machine}${quick ? ', a quick run' : ''}
 ${lines.join('\n')}
 
 ![${title}](${group}.svg)
+${rows.map(describeProfile).join('')}`
+}
+
+function describeProfile({ what, beside, profile }: Row): string {
+  if (!profile) return ''
+  const shares = profile.map(({ part, share }) => `${part} ${(share * 100).toFixed(0)} %`)
+  return `
+Where the time of our main thread goes in "${what}", missed beside ${beside}: ${shares.join(', ')}.
 `
 }
 

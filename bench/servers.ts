@@ -16,6 +16,8 @@ export interface Server {
   /** Of ours: who is signed in, and where. */
   readonly token: string
   readonly tenant: string
+  /** Asks `peers/inside.mjs`, which ours has. */
+  ask<T>(question: 'profile' | 'alive', seconds?: number): Promise<T>
   stop(): Promise<void>
 }
 
@@ -46,7 +48,7 @@ export async function startPeer(name: string, folder: string, env: Environment):
   const child = spawn(process.execPath, [...(name === 'own' ? nodeOptions : []), program], {
     cwd: folder,
     env: { PATH, ...production, ...env },
-    stdio: ['ignore', log, 'pipe']
+    stdio: ['ignore', log, 'pipe', 'ipc']
   })
   const endWithUs = () => child.kill('SIGKILL')
   process.on('exit', endWithUs)
@@ -54,6 +56,12 @@ export async function startPeer(name: string, folder: string, env: Environment):
   const announced = await announcementOf(child)
   return {
     ...announced,
+    async ask(question, seconds) {
+      const answered = once(child, 'message')
+      child.send({ question, seconds })
+      const [{ answer }] = await answered
+      return answer
+    },
     async stop() {
       if (child.exitCode !== null) return
       child.kill('SIGKILL')

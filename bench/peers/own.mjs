@@ -16,6 +16,7 @@ import { loadKeys } from '../../dist/src/keys.js'
 import { logStream } from '../../dist/src/log-stream.js'
 import { keepNextTickFast } from '../../dist/src/next-tick.js'
 import { openLlm } from '../../dist/src/open.js'
+import './inside.mjs'
 import { announce } from './log.mjs'
 import { templateRow, timeOf } from './rows.mjs'
 

@@ -1,0 +1,54 @@
+import type { Profiler } from 'node:inspector'
+import { type Load, send } from './compare.js'
+import type { Server } from './servers.js'
+
+/** A part of our code, or of what it stands on, and how much of the main thread's time it takes. */
+export interface Share {
+  readonly part: string
+  readonly share: number
+}
+
+/** Smaller shares are not named. */
+const LEAST_SHARE = 0.015
+
+/** Where the time of ours goes while a load is sent; `idle` is the time that it waits for one. */
+export async function profileOf(own: Server, load: Load, seconds: number): Promise<Share[]> {
+  const profiling = own.ask<Profiler.Profile>('profile', seconds)
+  await send(load, { seconds: seconds + 1, connections: 50 })
+  return sharesOf(await profiling)
+}
+
+function sharesOf({ nodes, samples = [], timeDeltas = [] }: Profiler.Profile): Share[] {
+  const byId = new Map(nodes.map((node) => [node.id, node]))
+  const parents = new Map(nodes.flatMap(({ id, children }) => children?.map((c) => [c, id]) ?? []))
+
+  /** What has no file, such as a function of C++, belongs to whoever called it. */
+  function partOf(id: number): string {
+    const { functionName } = (byId.get(id) as Profiler.ProfileNode).callFrame
+    for (let at: number | undefined = id; at !== undefined; at = parents.get(at)) {
+      const { url } = (byId.get(at) as Profiler.ProfileNode).callFrame
+      if (url) return at === id ? placeOf(url) : `${functionName} of ${placeOf(url)}`
+    }
+    return functionName.replace(/^\((.*)\)$/, '$1')
+  }
+
+  const times = new Map<string, number>()
+  let whole = 0
+  for (const [index, id] of samples.entries()) {
+    const part = partOf(id)
+    const time = timeDeltas[index] ?? 0
+    times.set(part, (times.get(part) ?? 0) + time)
+    whole += time
+  }
+  return [...times]
+    .map(([part, time]) => ({ part, share: time / whole }))
+    .filter(({ share }) => share >= LEAST_SHARE)
+    .sort((a, b) => b.share - a.share)
+}
+
+/** A package, a file of ours, or Node.js. */
+function placeOf(url: string): string {
+  const [, ofPackage] = /.*\/node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(url) ?? []
+  const [, ours] = /\/dist\/(.*)/.exec(url) ?? []
+  return ofPackage ?? ours ?? (url.startsWith('node:') ? 'Node.js' : url)
+}
