@@ -1,4 +1,7 @@
-/** What may be there at once: to wait for it all the same is what a fast request would notice. */
+/**
+ * A value, or a promise of one, which is a native promise and no other thenable. Awaiting a value that
+ * is there would put the rest off for nothing.
+ */
 export type Awaitable<T> = T | Promise<T>
 
 /** Goes on with a value as soon as it is there, which may be now. */

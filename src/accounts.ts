@@ -34,10 +34,13 @@ export function isEnded({ sessions }: Account, session: TokenSession | null): bo
 /** How long a change made through another process may go unseen. */
 const TTL_MS = 60_000
 
-export function createAccounts(storage: Storage): Accounts {
+/** @param now milliseconds since 1970; the clock's by default. */
+export function createAccounts(storage: Storage, now: () => number = Date.now): Accounts {
   const cache = new LRUCache<string, Account | Promise<Account | null>>({
     max: 10_000,
-    ttl: TTL_MS
+    ttl: TTL_MS,
+    ttlResolution: 0,
+    perf: { now }
   })
 
   async function read(userId: string): Promise<Account | null> {
@@ -57,12 +60,13 @@ export function createAccounts(storage: Storage): Accounts {
       if (known) return known
       const reading = read(userId)
       cache.set(userId, reading)
-      const keep = (account: Account | null) => {
+      // Unless it was forgotten meanwhile, and no longer than a minute from when the read began.
+      const settle = (account: Account | null) => {
         if (cache.peek(userId) !== reading) return
         if (account) cache.set(userId, account, { noUpdateTTL: true })
         else cache.delete(userId)
       }
-      reading.then(keep, () => keep(null))
+      reading.then(settle, () => settle(null))
       return reading
     },
 

@@ -20,16 +20,19 @@ export interface Admission {
 /** Admits a request to its route: finds out who calls, and whether the role is enough. */
 export function authenticate({ storage, identity, accounts, apiKeys }: Admission) {
   function accountOf(token: string): Awaitable<Account> {
-    if (looksLikeApiKey(token)) return apiKeys.verify(token).then(accountOfKey)
-    return whenThere(identity.verify(token), (userId) =>
-      whenThere(userId === null ? null : accounts.get(userId), (account) => {
-        // Most accounts never ended a session, and need no look at the token.
-        const isOver = account?.sessions && isEnded(account, identity.sessionOf(token))
-        return account && !isOver
-          ? account
-          : unauthenticated('The token is not valid, or no more. Sign in again.')
-      })
-    )
+    return looksLikeApiKey(token)
+      ? apiKeys.verify(token).then(accountOfKey)
+      : whenThere(identity.verify(token), (userId) => accountOfUser(token, userId))
+  }
+
+  function accountOfUser(token: string, userId: string | null): Awaitable<Account> {
+    return whenThere(userId === null ? null : accounts.get(userId), (account) => {
+      // Most accounts never ended a session, and need no look at the token.
+      const isOver = account?.sessions && isEnded(account, identity.sessionOf(token))
+      return account && !isOver
+        ? account
+        : unauthenticated('The token is not valid, or no more. Sign in again.')
+    })
   }
 
   function admit(request: FastifyRequest, role: Role): Awaitable<void> {
@@ -42,13 +45,14 @@ export function authenticate({ storage, identity, accounts, apiKeys }: Admission
     })
   }
 
-  return (request: FastifyRequest, _reply: unknown, done: HookHandlerDoneFunction): void => {
+  /** Calls back where nothing is waited for; a promise is for Fastify, which refuses by any rejection. */
+  return (request: FastifyRequest, _reply: unknown, done: HookHandlerDoneFunction) => {
     const { role } = request.routeOptions.config
     // Without a role it is no route of ours: the answer is 404, signed in or not.
-    const isOpen = role === undefined || role === 'anyone'
-    const admitted = isOpen ? undefined : admit(request, role)
-    if (admitted instanceof Promise) admitted.then(() => done(), done)
-    else done()
+    const needsNobody = role === undefined || role === 'anyone'
+    const admitted = needsNobody ? undefined : admit(request, role)
+    if (admitted instanceof Promise) return admitted
+    done()
   }
 }
 

@@ -23,7 +23,7 @@ export function createStorage(driver: Driver, clock: () => Date = () => new Date
     if (closing) throw new StorageError('closed')
   }
 
-  /** As an async function that returns what it awaits, whose promises would be two more. */
+  /** Hands on the promise of the driver, where an async function would make another. */
   function whileOpen<T>(ask: () => Promise<T>): Promise<T> {
     try {
       assertOpen()
@@ -63,9 +63,9 @@ export function createStorage(driver: Driver, clock: () => Date = () => new Date
       }
     },
 
-    commit({ tenant, changes, at = clock() }) {
+    commit({ tenant, changes, at }) {
       return whileOpen(() => {
-        const stamp = timestampOf(at)
+        const stamp = timestampOf(at ?? clock())
         const complete = changes.map((change) => completeChange(tenant, stamp, change))
         return driver.apply(tenant, complete)
       })

@@ -1,6 +1,6 @@
 import { type TObject, type TProperties, type TSchema, Type } from '@sinclair/typebox'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { whenThere } from '../../adapters/awaitable.js'
+import { type Awaitable, whenThere } from '../../adapters/awaitable.js'
 import type { Change, NewRow, Page, Query, Stored, Values } from '../../adapters/storage/port.js'
 import { Timestamp } from '../../schemas/fields.js'
 import { resources } from '../../schemas/registry.js'
@@ -19,7 +19,7 @@ export interface Behaviour<R extends AnyResource> {
   /** The columns that a body means, for rows made and replaced. */
   readonly columns?: (body: Body, key: string, caller: Caller) => Values<R>
   /** The key of a row that is made, where it is neither given nor just any. */
-  readonly newKey?: (attempt: Attempt) => Promise<string>
+  readonly newKey?: (attempt: Attempt) => Awaitable<string>
   readonly create?: (
     row: NewRow<R>,
     body: Body,

@@ -1,7 +1,9 @@
+import { randomUUID } from 'node:crypto'
 import { verify } from '@node-rs/argon2'
 import t from 'tap'
+import { openLocalIdentity } from '../../adapters/identity/local.js'
 import { cheapHasher, testApi } from '../support/api.js'
-import { testStorages } from '../support/storages.js'
+import { memory, testStorages } from '../support/storages.js'
 
 const registration = {
   tenant_name: 'Acme',
@@ -196,3 +198,15 @@ t.test('a bad token is refused with a challenge', async (t) => {
     t.equal(answer.headers['www-authenticate'], 'Bearer')
   }
 })
+
+t.test(
+  'whoever cannot tell who calls admits nobody, not even by failing without an error',
+  async (t) => {
+    const storage = await memory.open(t)
+    const local = await openLocalIdentity({ storage, secret: randomUUID(), hasher: cheapHasher })
+    const identity = { ...local, verify: () => Promise.reject() }
+    const api = await testApi(t, { storage, identity })
+    const { token } = (await api.send('POST', '/auth/register', registration)).json()
+    t.equal((await api.as(token)('GET', '/users')).statusCode, 500)
+  }
+)

@@ -1,0 +1,96 @@
+import t, { type Test } from 'tap'
+import type { Storage, TenantId } from '../../adapters/storage/port.js'
+import { uuid } from '../../adapters/uuid.js'
+import { users } from '../../schemas/users.js'
+import { createAccounts } from '../../src/accounts.js'
+import { memory } from '../support/storages.js'
+import { createTenant } from '../support/stored-samples.js'
+
+/** A user, and accounts that read from a storage whose answers can be held back. */
+async function userWithAccounts(t: Test) {
+  const storage = await memory.open(t)
+  const tenant = await createTenant(storage)
+  const key = uuid()
+  const row = { id: key, email: 'ada@example.com', name: 'Ada', role: 'admin' as const }
+  await storage.commit({ tenant, changes: [{ op: 'insert', resource: users, row }] })
+  let held = Promise.resolve()
+  let reads = 0
+  const slow: Storage = {
+    ...storage,
+    async get(from, id) {
+      reads++
+      const found = await storage.get(from, id)
+      await held
+      return found
+    }
+  }
+  let time = Date.UTC(2026, 0, 1)
+  return {
+    key,
+    accounts: createAccounts(slow, () => time),
+    reads: () => reads,
+    pass: (seconds: number) => {
+      time += seconds * 1000
+    },
+    /** Answers come when the function that it returns is called. */
+    holdBack(): () => void {
+      let release = () => {}
+      held = new Promise((resolve) => {
+        release = resolve
+      })
+      return release
+    },
+    demote: (): Promise<unknown> => demote(storage, tenant, key)
+  }
+}
+
+function demote(storage: Storage, tenant: TenantId, key: string) {
+  const set = { role: 'viewer' as const }
+  return storage.commit({ tenant, changes: [{ op: 'update', resource: users, key, set }] })
+}
+
+t.test('an account is given at once when it is known, for a minute', async (t) => {
+  const { key, accounts, reads, pass } = await userWithAccounts(t)
+  t.match(await accounts.get(key), { role: 'admin' })
+  const known = reads()
+  pass(59)
+  t.match(accounts.get(key), { role: 'admin' }, 'and no promise of one')
+  t.equal(reads(), known)
+  pass(2)
+  await accounts.get(key)
+  t.ok(reads() > known, 'read again')
+})
+
+t.test('the minute begins with the read, however long that takes', async (t) => {
+  const { key, accounts, reads, pass, holdBack } = await userWithAccounts(t)
+  const release = holdBack()
+  const reading = accounts.get(key)
+  pass(50)
+  release()
+  await reading
+  const known = reads()
+  pass(11)
+  await accounts.get(key)
+  t.ok(reads() > known)
+})
+
+t.test('what was read before a change is not remembered after it', async (t) => {
+  const { key, accounts, demote, holdBack } = await userWithAccounts(t)
+  const release = holdBack()
+  const before = accounts.get(key)
+  await demote()
+  accounts.forget(key)
+  release()
+  t.match(await before, { role: 'admin' })
+  t.match(await accounts.get(key), { role: 'viewer' })
+})
+
+t.test('of somebody unknown nothing is remembered', async (t) => {
+  const { accounts, reads } = await userWithAccounts(t)
+  t.equal(await accounts.get(uuid()), null)
+  const stranger = uuid()
+  t.equal(await accounts.get(stranger), null)
+  const known = reads()
+  t.equal(await accounts.get(stranger), null)
+  t.ok(reads() > known)
+})
