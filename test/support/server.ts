@@ -8,14 +8,16 @@ const server = packageFile('src/server.ts').pathname
 /**
  * Starts the real server in a folder of its own, where no `.env` of ours is, on a free port, with
  * nothing in its environment but what is given. Ended with the test.
+ * @param nodeOptions what Node.js itself is told, beside what makes it read TypeScript.
  */
 export function startServer(
   t: Teardown,
   folder: string,
   env: Readonly<Record<string, string>> = {},
-  args: readonly string[] = []
+  args: readonly string[] = [],
+  nodeOptions: readonly string[] = []
 ): Child {
-  return startProgram(t, folder, env, ['--import', tsx, server, ...args])
+  return startProgram(t, folder, env, ['--import', tsx, ...nodeOptions, server, ...args])
 }
 
 /**
