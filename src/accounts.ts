@@ -34,8 +34,11 @@ export function isEnded({ sessions }: Account, session: TokenSession | null): bo
 /** How long a change made through another process may go unseen. */
 const TTL_MS = 60_000
 
-/** @param now milliseconds since 1970; the clock's by default. */
-export function createAccounts(storage: Storage, now: () => number = Date.now): Accounts {
+/** @param now milliseconds of a clock that nobody puts back, which is `performance.now` by default. */
+export function createAccounts(
+  storage: Storage,
+  now: () => number = () => performance.now()
+): Accounts {
   const cache = new LRUCache<string, Account | Promise<Account | null>>({
     max: 10_000,
     ttl: TTL_MS,

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import type { FastifyRequest } from 'fastify'
 import { v7 as randomUuid } from 'uuid'
-import type { Awaitable } from '../adapters/awaitable.js'
+import { type Awaitable, whenThere } from '../adapters/awaitable.js'
 import { StorageError } from '../adapters/storage/errors.js'
 import type { Change, NewRow, Storage, Stored, TenantId } from '../adapters/storage/port.js'
 import { normalValue } from '../adapters/storage/storage.js'
@@ -145,10 +145,7 @@ export function createIdempotency({ storage, keyring, lifeMs }: IdempotencyOptio
       return {
         isRepeatable: false,
         uuid: () => randomUuid(),
-        async create({ make, store }) {
-          const row = make()
-          return store(row instanceof Promise ? await row : row, [])
-        }
+        create: async ({ make, store }) => whenThere(make(), (row) => store(row, []))
       }
     }
   }

@@ -200,7 +200,7 @@ t.test('a bad token is refused with a challenge', async (t) => {
 })
 
 t.test(
-  'whoever cannot tell who calls admits nobody, not even by failing without an error',
+  'an identity that cannot tell who calls admits nobody, though it rejects without an error',
   async (t) => {
     const storage = await memory.open(t)
     const local = await openLocalIdentity({ storage, secret: randomUUID(), hasher: cheapHasher })
