@@ -3,6 +3,7 @@ import { Agent, type IncomingMessage, request } from 'node:http'
 import { join } from 'node:path'
 import { compare, type Load, quantile, spreadOf } from './compare.js'
 import type { Extent } from './groups.js'
+import { withProfile } from './profile.js'
 import type { Row } from './results.js'
 import { residentSize, type Server, startPeer, withServers } from './servers.js'
 
@@ -59,7 +60,7 @@ async function compareRates(servers: Servers, extent: Extent): Promise<Row[]> {
     reach: Row['reach'] = null
   ) => {
     const found = await compare(mine, theirs, extent)
-    rows.push({ what, beside, reach, ...found })
+    rows.push(await withProfile({ what, beside, reach, ...found }, own, mine.load, extent.seconds))
     return found
   }
 
@@ -78,7 +79,9 @@ async function compareRates(servers: Servers, extent: Extent): Promise<Row[]> {
   const what = 'LLM: complete, from the cache'
   const found = await add(what, 'bare Fastify with the answer at hand', [hits, constant, extent])
   const ofTarget = spreadOf([found.ours.rate / FROM_CACHE])
-  rows.push({ what, beside: `${FROM_CACHE} requests/s`, ratio: ofTarget, reach: { least: 1 } })
+  const beside = `${FROM_CACHE} requests/s`
+  const row = { what, beside, ratio: ofTarget, reach: { least: 1 } }
+  rows.push(await withProfile(row, cached, hits.load, extent.seconds))
   return rows
 }
 

@@ -1,5 +1,7 @@
 import type { Profiler } from 'node:inspector'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type Load, send } from './compare.js'
+import { isReached, type Row } from './results.js'
 import type { Server } from './servers.js'
 
 /** A part of our code, or of what it stands on, and how much of the main thread's time it takes. */
@@ -11,12 +13,26 @@ export interface Share {
 /** Smaller shares are not named. */
 const LEAST_SHARE = 0.015
 
-/** Where the time of ours goes while a load is sent; `idle` is the time that it waits for one. */
-export async function profileOf(own: Server, load: Load, seconds: number): Promise<Share[]> {
-  const profiling = own.ask<Profiler.Profile>('profile', seconds)
-  await send(load, { seconds: seconds + 1, connections: 50 })
-  return sharesOf(await profiling)
+/** The load is a process that takes its time to start. */
+const HEAD_START_SECONDS = 1
+
+/** A row, with a profile of ours under the same load where it misses what it was to reach. */
+export async function withProfile(
+  row: Row,
+  own: Server,
+  load: Load,
+  seconds: number
+): Promise<Row> {
+  if (isReached(row)) return row
+  const sent = send(load, { seconds: HEAD_START_SECONDS + seconds, connections: 50 })
+  const profiled = sleep(HEAD_START_SECONDS * 1000).then(() =>
+    own.ask<Profiler.Profile>('profile', seconds)
+  )
+  const [profile] = await Promise.all([profiled, sent])
+  return { ...row, profile: sharesOf(profile) }
 }
+
+/** `idle` is the time in which the main thread waits for requests, or for another server. */
 
 function sharesOf({ nodes, samples = [], timeDeltas = [] }: Profiler.Profile): Share[] {
   const byId = new Map(nodes.map((node) => [node.id, node]))

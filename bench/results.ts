@@ -64,7 +64,7 @@ function withSummary(text: string, results: readonly GroupResult[]): string {
     })
   const origins = new Map<string, string[]>()
   for (const { title, date, machine } of shown) {
-    const origin = `${date.slice(0, 10)}, ${machine}`
+    const origin = `${date.slice(0, 10)}, ${machine.replace(/, load.*/, '')}`
     origins.set(origin, [...(origins.get(origin) ?? []), title])
   }
   const summary = `| what | beside | times the peer's rate | to reach | processor time, µs |
@@ -73,9 +73,11 @@ ${lines.join('\n')}
 
 ${[...origins].map(([origin, titles]) => `${titles.join(', ')}: ${origin}.`).join('\n')}
 `
-  return text.replace(/(<!-- bench -->\n).*(<!-- \/bench -->)/s, (_, begin, end) => {
-    return `${begin}${summary}${end}`
-  })
+  const [begin, end] = ['<!-- bench -->\n', '<!-- /bench -->']
+  const [before, rest] = text.split(begin)
+  const [, after] = rest?.split(end) ?? []
+  if (after === undefined) throw new Error(`${readme} has no ${begin.trim()} and ${end}`)
+  return [before, begin, summary, end, after].join('')
 }
 
 export function isReached({ ratio, reach }: Row): boolean {
@@ -130,10 +132,13 @@ ${rows.map(describeProfile).join('')}`
 
 function describeProfile({ what, beside, profile }: Row): string {
   if (!profile) return ''
-  const shares = profile.map(({ part, share }) => `${part} ${(share * 100).toFixed(0)} %`)
   return `
-Where the time of our main thread goes in "${what}", missed beside ${beside}: ${shares.join(', ')}.
+Where the time of our main thread goes in "${what}", missed beside ${beside}: ${formatProfile(profile)}.
 `
+}
+
+export function formatProfile(profile: readonly Share[]): string {
+  return profile.map(({ part, share }) => `${part} ${(share * 100).toFixed(0)} %`).join(', ')
 }
 
 function pair(a: number | null | undefined, b: number | null | undefined, digits: number): string {

@@ -1,5 +1,5 @@
 import { type Extent, groups } from './groups.js'
-import { format, formatReach, isReached, keep, machine } from './results.js'
+import { format, formatProfile, formatReach, isReached, keep, machine } from './results.js'
 
 /**
  * Compares our API with what could be and with its peers: `npm run bench`, in all or by the names
@@ -60,5 +60,6 @@ for (const group of groups) {
     process.stdout.write(
       `  ${what}, beside ${beside}: ${spread} ${verdict} ${figures.filter(Boolean).join(' | ')} ${note ?? ''}\n`
     )
+    if (row.profile) process.stdout.write(`    ${formatProfile(row.profile.slice(0, 8))}\n`)
   }
 }

@@ -57,13 +57,15 @@ export async function startPeer(name: string, folder: string, env: Environment):
   return {
     ...announced,
     async ask(question, seconds) {
-      const answered = once(child, 'message')
+      const answered = once(child, 'message').then(([{ answer }]) => answer)
+      const ended = once(child, 'exit').then(() => {
+        throw new Error(`${name} ended before it answered: ${question}`)
+      })
       child.send({ question, seconds })
-      const [{ answer }] = await answered
-      return answer
+      return Promise.race([answered, ended])
     },
     async stop() {
-      if (child.exitCode !== null) return
+      if (child.exitCode !== null || child.signalCode !== null) return
       child.kill('SIGKILL')
       await once(child, 'exit')
     }
