@@ -39,11 +39,13 @@ function sharesOf({ nodes, samples = [], timeDeltas = [] }: Profiler.Profile): S
   const parents = new Map(nodes.flatMap(({ id, children }) => children?.map((c) => [c, id]) ?? []))
 
   /** What has no file, such as a function of C++, belongs to whoever called it. */
-  function partOf(id: number): string {
+  function partOf(id: number): string | null {
     const { functionName } = (byId.get(id) as Profiler.ProfileNode).callFrame
     for (let at: number | undefined = id; at !== undefined; at = parents.get(at)) {
       const { url } = (byId.get(at) as Profiler.ProfileNode).callFrame
-      if (url) return at === id ? placeOf(url) : `${functionName} of ${placeOf(url)}`
+      // The profiler itself, when it begins.
+      if (url === 'node:inspector') return null
+      if (url) return at === id ? placeOf(url) : `${functionName || 'callbacks'} of ${placeOf(url)}`
     }
     return functionName.replace(/^\((.*)\)$/, '$1')
   }
@@ -52,6 +54,7 @@ function sharesOf({ nodes, samples = [], timeDeltas = [] }: Profiler.Profile): S
   let whole = 0
   for (const [index, id] of samples.entries()) {
     const part = partOf(id)
+    if (part === null) continue
     const time = timeDeltas[index] ?? 0
     times.set(part, (times.get(part) ?? 0) + time)
     whole += time
