@@ -5,9 +5,9 @@ import { temporaryFolder } from '../support/storages.js'
 import { register } from '../support/witnessed-writes.js'
 
 /**
- * Bytes of heap that a request may take: a fifth more than on Node 20, where it takes 32,400 and
- * 50,700 on memory, 33,700 and 51,900 on SQLite. Node 24 takes 3 to 8 % less. Ten runs on each, and
- * ten with all processors busy, were within 3 % of one another.
+ * Bytes of heap that a request may take: a fifth more than on Node 20, where it takes 32,900 and
+ * 51,000 on memory, 33,800 and 52,100 on SQLite. Node 24 takes 3 to 9 % less. 18 runs on each, half of
+ * them with all processors busy, were within 4 % of one another.
  *
  * It is what the code asks for, not what production takes: that is about 19,500 and 31,800 on
  * memory, as optimised code does without many an object. Lines of the log and what buffers keep
