@@ -174,9 +174,10 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   writeInTurn(app)
   app.addHook('onResponse', ({ log, method, routeOptions, ip }, reply, done) => {
     // The route and not the address: queries and ids are nobody's business in a log.
-    const { statusCode, elapsedTime } = reply
-    const ms = Math.round(elapsedTime * 100) / 100
-    log.info({ method, route: routeOptions.url, status: statusCode, ms, ip }, 'request')
+    const { statusCode: status, elapsedTime } = reply
+    // Whole microseconds: V8 forgets the texts of hundredths, and makes each anew in the old generation.
+    const duration_us = Math.round(elapsedTime * 1000)
+    log.info({ method, route: routeOptions.url, status, duration_us, ip }, 'request')
     done()
   })
 

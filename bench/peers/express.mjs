@@ -25,9 +25,9 @@ const server = app.listen(0, '127.0.0.1', () =>
 function leanLog(request, response, next) {
   const start = process.hrtime.bigint()
   response.on('finish', () => {
-    const ms = Number(process.hrtime.bigint() - start) / 1e6
+    const duration_us = Number((process.hrtime.bigint() - start) / 1000n)
     const { method, path, ip } = request
-    log.info({ method, route: path, status: response.statusCode, ms, ip }, 'request')
+    log.info({ method, route: path, status: response.statusCode, duration_us, ip }, 'request')
   })
   next()
 }

@@ -11,9 +11,9 @@ const app = fastify({
   logController: new LogController({ disableRequestLogging: true })
 })
 app.addHook('onResponse', ({ log, method, routeOptions, ip }, reply, done) => {
-  const { statusCode, elapsedTime } = reply
-  const ms = Math.round(elapsedTime * 100) / 100
-  log.info({ method, route: routeOptions.url, status: statusCode, ms, ip }, 'request')
+  const { statusCode: status, elapsedTime } = reply
+  const duration_us = Math.round(elapsedTime * 1000)
+  log.info({ method, route: routeOptions.url, status, duration_us, ip }, 'request')
   done()
 })
 app.addSchema(LlmTokens)
