@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -6,7 +6,14 @@ import { type Child, startChild } from '../test/support/child-process.js'
 import { type LocalSupabase, startSupabase } from '../test/support/supabase-stack.js'
 import { compare, type Effort, type Load, quantile, type Side, send, spreadOf } from './compare.js'
 import { measureLlm } from './llm.js'
-import { withProfile } from './profile.js'
+import {
+  type Memory,
+  type Profile,
+  profileIn,
+  profileOfMemory,
+  profileUnderLoad,
+  withProfile
+} from './profile.js'
 import type { Row } from './results.js'
 import {
   countRows,
@@ -257,16 +264,20 @@ async function measureStart({ starts }: Extent, folder: string): Promise<Row[]> 
     if (round === 0) continue
     for (const name of ['memory', 'sqlite', 'fastify'] as const) times[name].push(found[name])
   }
-  return (['memory', 'sqlite'] as const).map((name) => {
+  const rows: Row[] = []
+  for (const name of ['memory', 'sqlite'] as const) {
     const own = times[name].map((time, round) => time / (times.fastify[round] as number))
-    return {
+    const row = {
       what: `start to first answer, ${name}`,
       beside: 'node importing fastify',
       ratio: spreadOf(own),
       reach: { most: 4 },
       note: `${(quantile(times[name], 0.5) / 1000).toFixed(2)} s; 0.8 s at most`
     }
-  })
+    const take = () => profileOfStart(server, join(folder, name), storages[name])
+    rows.push(await withProfile(row, take))
+  }
+  return rows
 }
 
 async function timeToEnd(args: string[], cwd: string): Promise<number> {
@@ -276,21 +287,44 @@ async function timeToEnd(args: string[], cwd: string): Promise<number> {
 }
 
 async function timeToAnswer(server: string, cwd: string, env: Record<string, string>) {
-  const { PATH = '' } = process.env
   const start = performance.now()
-  const child = startChild(process.execPath, [...nodeOptions, server], {
-    cwd,
-    env: { PATH, PORT: '0', ...production, ...env }
-  })
+  const child = startOwn([server], cwd, env)
   try {
-    const answer = await fetch(`${await addressOf(child)}/health`)
-    if (!answer.ok) throw new Error(`/health answered ${answer.status}`)
+    await firstAnswer(child)
     return performance.now() - start
   } finally {
     // It has nothing to finish, and stopping in order takes its time.
     child.signal('SIGKILL')
     await child.ended()
   }
+}
+
+/** Of one more start, and of the stop in order that writes it down. */
+async function profileOfStart(
+  server: string,
+  folder: string,
+  env: Record<string, string>
+): Promise<Profile> {
+  await mkdir(folder)
+  const options = ['--cpu-prof', `--cpu-prof-dir=${folder}`, '--cpu-prof-interval=200']
+  const child = startOwn([...options, server], folder, { ...env, SHUTDOWN_DELAY_MS: '0' })
+  await firstAnswer(child)
+  child.signal('SIGTERM')
+  await child.ended()
+  return profileIn(folder)
+}
+
+function startOwn(args: readonly string[], cwd: string, env: Record<string, string>): Child {
+  const { PATH = '' } = process.env
+  return startChild(process.execPath, [...nodeOptions, ...args], {
+    cwd,
+    env: { PATH, PORT: '0', ...production, ...env }
+  })
+}
+
+async function firstAnswer(child: Child): Promise<void> {
+  const answer = await fetch(`${await addressOf(child)}/health`)
+  if (!answer.ok) throw new Error(`/health answered ${answer.status}`)
 }
 
 async function addressOf(child: Child): Promise<string> {
@@ -312,13 +346,13 @@ async function measureResident(extent: Extent, folder: string): Promise<Row[]> {
       const ours = await residentAfterEach(own, await loadsOfOwn(own).get(), step)
       const load = await loadsAt(`${floor.url}/templates`).get()
       const bare = await residentAfterEach(floor, load, step)
-      const alive = await own.ask<number>('alive')
+      const memory = await own.ask<Memory>('memory')
       await send(await loadsOfOwn(own).get(), { amount: extent.residentRequests, connections: 50 })
-      const aliveLater = await own.ask<number>('alive')
+      const later = await own.ask<Memory>('memory')
       const [first = 0] = ours
       const last = ours.at(-1) ?? 0
       const count = (n: number) => n.toLocaleString('en')
-      return [
+      const rows: Row[] = [
         {
           what: `resident after ${count(extent.residentRequests)} requests`,
           beside: 'bare Fastify',
@@ -330,17 +364,18 @@ async function measureResident(extent: Extent, folder: string): Promise<Row[]> {
           what: `resident after ${count(extent.residentRequests)} requests`,
           beside: `itself after ${count(step)}`,
           ratio: exactly(last / first),
-          reach: { most: 1.1 },
+          reach: { most: 1.02 },
           note: `MiB on the way: ${ours.map((size) => size.toFixed(0)).join(', ')}`
         },
         {
           what: `alive after ${count(2 * extent.residentRequests)} requests`,
           beside: `itself after ${count(extent.residentRequests)}`,
-          ratio: exactly(aliveLater / alive),
+          ratio: exactly(later.alive / memory.alive),
           reach: { most: 1.02 },
-          note: `${[aliveLater, alive].map((bytes) => (bytes / 2 ** 20).toFixed(1)).join(' / ')} MiB after a full collection`
+          note: `${[later, memory].map(({ alive }) => (alive / 2 ** 20).toFixed(1)).join(' / ')} MiB after a full collection`
         }
       ]
+      return Promise.all(rows.map((row) => withProfile(row, async () => profileOfMemory(memory))))
     }
   )
 }
@@ -398,7 +433,9 @@ async function besidePeer(
 ): Promise<Row> {
   const found = await compare(sideOf(own, ours), peer, extent)
   if (ours.method === 'POST') await assertStored(own, ours)
-  return withProfile({ ...names, reach, ...found }, own, ours, extent.seconds)
+  return withProfile({ ...names, reach, ...found }, () =>
+    profileUnderLoad(own, ours, extent.seconds)
+  )
 }
 
 /** Each answer must have left a row, as our side counts them. */

@@ -3,7 +3,7 @@ import { Agent, type IncomingMessage, request } from 'node:http'
 import { join } from 'node:path'
 import { compare, type Load, quantile, spreadOf } from './compare.js'
 import type { Extent } from './groups.js'
-import { withProfile } from './profile.js'
+import { profileUnderLoad, withProfile } from './profile.js'
 import type { Row } from './results.js'
 import { residentSize, type Server, startPeer, withServers } from './servers.js'
 
@@ -60,7 +60,11 @@ async function compareRates(servers: Servers, extent: Extent): Promise<Row[]> {
     reach: Row['reach'] = null
   ) => {
     const found = await compare(mine, theirs, extent)
-    rows.push(await withProfile({ what, beside, reach, ...found }, own, mine.load, extent.seconds))
+    rows.push(
+      await withProfile({ what, beside, reach, ...found }, () =>
+        profileUnderLoad(own, mine.load, extent.seconds)
+      )
+    )
     return found
   }
 
@@ -81,7 +85,7 @@ async function compareRates(servers: Servers, extent: Extent): Promise<Row[]> {
   const ofTarget = spreadOf([found.ours.rate / FROM_CACHE])
   const beside = `${FROM_CACHE} requests/s`
   const row = { what, beside, ratio: ofTarget, reach: { least: 1 } }
-  rows.push(await withProfile(row, cached, hits.load, extent.seconds))
+  rows.push(await withProfile(row, () => profileUnderLoad(cached, hits.load, extent.seconds)))
   return rows
 }
 

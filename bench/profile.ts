@@ -1,39 +1,96 @@
+import { readdir, readFile } from 'node:fs/promises'
 import type { Profiler } from 'node:inspector'
+import { Session } from 'node:inspector/promises'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Load, send } from './compare.js'
 import { isReached, type Row } from './results.js'
 import type { Server } from './servers.js'
 
-/** A part of our code, or of what it stands on, and how much of the main thread's time it takes. */
+/** Where something of ours goes, the larger shares first. */
+export interface Profile {
+  readonly of: 'the time of our main thread' | 'our resident memory'
+  readonly shares: readonly Share[]
+}
+
+/** A part of our code, or of what it stands on, and how much of the whole it takes. */
 export interface Share {
   readonly part: string
   readonly share: number
 }
 
+/** What `peers/inside.mjs` tells of a process's memory, in bytes. */
+export interface Memory {
+  readonly resident: number
+  /** In use after a full collection. */
+  readonly alive: number
+  /** By V8's names of its heap's spaces: what they hold of the resident memory. */
+  readonly spaces: Readonly<Record<string, number>>
+}
+
 /** Smaller shares are not named. */
 const LEAST_SHARE = 0.015
+
+const SAMPLING_MICROSECONDS = 200
 
 /** The load is a process that takes its time to start. */
 const HEAD_START_SECONDS = 1
 
-/** A row, with a profile of ours under the same load where it misses what it was to reach. */
-export async function withProfile(
-  row: Row,
-  own: Server,
-  load: Load,
-  seconds: number
-): Promise<Row> {
-  if (isReached(row)) return row
+/** A row, with a profile where it misses what it was to reach. */
+export async function withProfile(row: Row, take: () => Promise<Profile>): Promise<Row> {
+  return isReached(row) ? row : { ...row, profile: await take() }
+}
+
+/** Of ours under a load. */
+export async function profileUnderLoad(own: Server, load: Load, seconds: number): Promise<Profile> {
   const sent = send(load, { seconds: HEAD_START_SECONDS + seconds, connections: 50 })
   const profiled = sleep(HEAD_START_SECONDS * 1000).then(() =>
     own.ask<Profiler.Profile>('profile', seconds)
   )
   const [profile] = await Promise.all([profiled, sent])
-  return { ...row, profile: sharesOf(profile) }
+  return ofTime(profile)
+}
+
+/** Of this process, while it works round by round for a second. */
+export async function profileWhile(work: (round: number) => Promise<unknown>): Promise<Profile> {
+  const session = new Session()
+  session.connect()
+  await session.post('Profiler.enable')
+  await session.post('Profiler.setSamplingInterval', { interval: SAMPLING_MICROSECONDS })
+  await session.post('Profiler.start')
+  const begin = performance.now()
+  for (let round = 0; performance.now() - begin < 1000; round++) await work(round)
+  const { profile } = await session.post('Profiler.stop')
+  session.disconnect()
+  return ofTime(profile)
+}
+
+/** What `node --cpu-prof` left in a folder. */
+export async function profileIn(folder: string): Promise<Profile> {
+  const name = (await readdir(folder)).find((each) => each.endsWith('.cpuprofile'))
+  if (!name) throw new Error(`${folder} has no profile`)
+  return ofTime(JSON.parse(await readFile(join(folder, name), 'utf8')))
+}
+
+export function profileOfMemory({ resident, spaces }: Memory): Profile {
+  const parts = Object.entries(spaces)
+  const inHeap = parts.reduce((sum, [, bytes]) => sum + bytes, 0)
+  parts.push(['programs, their libraries and what is not on the heap', resident - inHeap])
+  return {
+    of: 'our resident memory',
+    shares: named(parts.map(([part, bytes]) => ({ part, share: bytes / resident })))
+  }
+}
+
+function ofTime(profile: Profiler.Profile): Profile {
+  return { of: 'the time of our main thread', shares: sharesOf(profile) }
+}
+
+function named(shares: readonly Share[]): Share[] {
+  return shares.filter(({ share }) => share >= LEAST_SHARE).sort((a, b) => b.share - a.share)
 }
 
 /** `idle` is the time in which the main thread waits for requests, or for another server. */
-
 function sharesOf({ nodes, samples = [], timeDeltas = [] }: Profiler.Profile): Share[] {
   const byId = new Map(nodes.map((node) => [node.id, node]))
   const parents = new Map(nodes.flatMap(({ id, children }) => children?.map((c) => [c, id]) ?? []))
@@ -59,15 +116,14 @@ function sharesOf({ nodes, samples = [], timeDeltas = [] }: Profiler.Profile): S
     times.set(part, (times.get(part) ?? 0) + time)
     whole += time
   }
-  return [...times]
-    .map(([part, time]) => ({ part, share: time / whole }))
-    .filter(({ share }) => share >= LEAST_SHARE)
-    .sort((a, b) => b.share - a.share)
+  return named([...times].map(([part, time]) => ({ part, share: time / whole })))
 }
 
 /** A package, a file of ours, or Node.js. */
 function placeOf(url: string): string {
   const [, ofPackage] = /.*\/node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(url) ?? []
-  const [, ours] = /\/dist\/(.*)/.exec(url) ?? []
-  return ofPackage ?? ours ?? (url.startsWith('node:') ? 'Node.js' : url)
+  const ours = url.startsWith(root) ? url.slice(root.length).replace(/^dist\//, '') : url
+  return ofPackage ?? (url.startsWith('node:') ? 'Node.js' : ours)
 }
+
+const root = new URL('..', import.meta.url).href

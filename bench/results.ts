@@ -3,7 +3,7 @@ import { cpus, loadavg } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import type { Figures, Spread } from './compare.js'
 import { plotOf } from './plot.js'
-import type { Share } from './profile.js'
+import type { Profile } from './profile.js'
 
 /** A line of the table: what was compared, what came out and what was to be reached. */
 export interface Row {
@@ -15,8 +15,8 @@ export interface Row {
   readonly ours?: Figures
   readonly peer?: Figures
   readonly note?: string
-  /** Where our time goes, where a target is missed. */
-  readonly profile?: readonly Share[]
+  /** Where a target is missed. */
+  readonly profile?: Profile
 }
 
 export interface GroupResult {
@@ -133,12 +133,16 @@ ${rows.map(describeProfile).join('')}`
 function describeProfile({ what, beside, profile }: Row): string {
   if (!profile) return ''
   return `
-Where the time of our main thread goes in "${what}", missed beside ${beside}: ${formatProfile(profile)}.
+Where ${profile.of} goes in "${what}", missed beside ${beside}: ${formatProfile(profile)}.
 `
 }
 
-export function formatProfile(profile: readonly Share[]): string {
-  return profile.map(({ part, share }) => `${part} ${(share * 100).toFixed(0)} %`).join(', ')
+/** With the largest shares alone, where a number of them is given. */
+export function formatProfile({ shares }: Profile, most = shares.length): string {
+  return shares
+    .slice(0, most)
+    .map(({ part, share }) => `${part} ${(share * 100).toFixed(0)} %`)
+    .join(', ')
 }
 
 function pair(a: number | null | undefined, b: number | null | undefined, digits: number): string {

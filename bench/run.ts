@@ -60,6 +60,6 @@ for (const group of groups) {
     process.stdout.write(
       `  ${what}, beside ${beside}: ${spread} ${verdict} ${figures.filter(Boolean).join(' | ')} ${note ?? ''}\n`
     )
-    if (row.profile) process.stdout.write(`    ${formatProfile(row.profile.slice(0, 8))}\n`)
+    if (row.profile) process.stdout.write(`    ${formatProfile(row.profile, 8)}\n`)
   }
 }

@@ -17,7 +17,7 @@ export interface Server {
   readonly token: string
   readonly tenant: string
   /** Asks `peers/inside.mjs`, which ours has. */
-  ask<T>(question: 'profile' | 'alive', seconds?: number): Promise<T>
+  ask<T>(question: 'profile' | 'memory', seconds?: number): Promise<T>
   stop(): Promise<void>
 }
 

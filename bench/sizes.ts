@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { type LocalSupabase, startSupabase } from '../test/support/supabase-stack.js'
 import { type Load, type RequestOfMany, send, spreadOf } from './compare.js'
 import { moveCursor } from './move-cursor.js'
+import { profileUnderLoad, withProfile } from './profile.js'
 import type { Row } from './results.js'
 import { type Server, startPeer, supabaseEnvironment, withServers } from './servers.js'
 
@@ -112,13 +113,16 @@ async function rowsOf(
       Number(spreadOf(times.map((taken) => taken[index] as number)).median.toPrecision(3))
     for (const [index, rows] of sizes.entries()) {
       if (index === 0) continue
-      found.push({
+      const row = {
         what: `${name}: ${kind} of ${rows.toLocaleString('en')}`,
         beside: `of ${(sizes[0] as number).toLocaleString('en')}`,
         ratio: spreadOf(times.map((taken) => (taken[index] as number) / (taken[0] as number))),
         reach: { most: 1.5 },
         note: `${typical(index)} / ${typical(0)} µs`
-      })
+      }
+      const each = sized[index] as Sized
+      const take = () => profileUnderLoad(each.own, loadOf(each, method, at, requests), seconds)
+      found.push(await withProfile(row, take))
     }
   }
   return found

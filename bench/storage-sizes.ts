@@ -12,6 +12,7 @@ import { tenants } from '../schemas/tenants.js'
 import { type LocalSupabase, startSupabase } from '../test/support/supabase-stack.js'
 import { quantile, spreadOf } from './compare.js'
 import { moveCursor } from './move-cursor.js'
+import { profileWhile, withProfile } from './profile.js'
 import type { Row } from './results.js'
 
 /**
@@ -122,13 +123,16 @@ async function rowsOf(
     for (const [index, rows] of sizes.entries()) {
       if (index === 0) continue
       const ratios = times.map((taken) => (taken[index] as number) / (taken[0] as number))
-      found.push({
+      const row = {
         what: `${name}: ${what} of ${rows.toLocaleString('en')}`,
         beside: `of ${(sizes[0] as number).toLocaleString('en')}`,
         ratio: spreadOf(ratios),
         reach: { most: 1.5 },
         note: `${typical(index)} / ${typical(0)} µs`
-      })
+      }
+      const alone = [sized[index] as Sized]
+      const round = (n: number) => timeRound(alone, call, n * callsPerRound, callsPerRound)
+      found.push(await withProfile(row, () => profileWhile(round)))
     }
   }
   for (const storage of storages) await storage.close()

@@ -1,6 +1,7 @@
 // Answers what the bench asks about the inside of a server, and does nothing until it asks.
 import { Session } from 'node:inspector/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { getHeapSpaceStatistics } from 'node:v8'
 
 const session = new Session()
 const answers = {
@@ -14,10 +15,16 @@ const answers = {
     return profile
   },
 
-  /** Bytes that are in use after a full collection. */
-  async alive() {
+  /** Bytes: what is resident now, and what of it is in use after a full collection. */
+  async memory() {
+    const spaces = getHeapSpaceStatistics().map((each) => [
+      each.space_name.replaceAll('_', ' '),
+      each.physical_space_size
+    ])
+    const resident = process.memoryUsage.rss()
     await session.post('HeapProfiler.collectGarbage')
-    return process.memoryUsage().heapUsed
+    const alive = process.memoryUsage().heapUsed
+    return { resident, alive, spaces: Object.fromEntries(spaces) }
   }
 }
 
