@@ -1,6 +1,4 @@
 import { randomUUID } from 'node:crypto'
-import { Server, type Socket } from 'node:net'
-import { setImmediate as nextTurn } from 'node:timers/promises'
 import cors from '@fastify/cors'
 import rateLimit, { type RateLimitOptions } from '@fastify/rate-limit'
 import fastify, { type FastifyInstance, type FastifyServerOptions, LogController } from 'fastify'
@@ -37,6 +35,7 @@ import { statusRoutes } from './routes/status.js'
 import { userRoutes } from './routes/users.js'
 import { setSecurityHeaders } from './security-headers.js'
 import { buildSerializer } from './serializer.js'
+import { arrivalTimes, mostSilenceMs, stopInOrder } from './sockets.js'
 import { createUsers } from './users.js'
 import { buildValidator } from './validator.js'
 import { version } from './version.js'
@@ -145,8 +144,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   })
   app.decorate('signInLimit', { max: env.AUTH_RATE_LIMIT_PER_MINUTE, timeWindow: '1 minute' })
 
-  const sockets = openSockets(app)
-  app.addHook('preClose', () => stopAccepting(app, sockets))
+  stopInOrder(app)
   const lifeMs = env.IDEMPOTENCY_TTL_HOURS * 60 * 60 * 1000
   app.decorate('idempotency', createIdempotency({ storage, keyring, lifeMs }))
 
@@ -201,53 +199,6 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     { prefix: '/api' }
   )
   return app
-}
-
-/** How long headers may take, and how often Node looks for requests that take too long to arrive. */
-function arrivalTimes({ HEADERS_TIMEOUT_MS, REQUEST_TIMEOUT_MS }: Environment) {
-  const headersTimeout = Math.min(HEADERS_TIMEOUT_MS, REQUEST_TIMEOUT_MS)
-  return {
-    headersTimeout,
-    requestTimeout: REQUEST_TIMEOUT_MS,
-    connectionsCheckingInterval: Math.ceil(Math.min(headersTimeout / 4, 5000))
-  }
-}
-
-/**
- * How long a connection may stand still in the middle of an exchange, as with a reader that takes
- * nothing: longer than any answer that is still being made, of which those of LLM providers take most.
- */
-function mostSilenceMs({ REQUEST_TIMEOUT_MS, LLM_TIMEOUT_MS, LLM_SILENCE_MS }: Environment) {
-  return REQUEST_TIMEOUT_MS + Math.max(LLM_TIMEOUT_MS, LLM_SILENCE_MS)
-}
-
-/** The sockets of all connections that are open, those included on which nothing has come yet. */
-function openSockets({ server }: FastifyInstance): ReadonlySet<Socket> {
-  const open = new Set<Socket>()
-  function forget(this: Socket): void {
-    open.delete(this)
-  }
-  server.on('connection', (socket) => {
-    open.add(socket)
-    socket.once('close', forget)
-  })
-  return open
-}
-
-/** Before anything else ends: what is under way may take its time, and nothing may join it. */
-async function stopAccepting(
-  { server }: FastifyInstance,
-  sockets: ReadonlySet<Socket>
-): Promise<void> {
-  // Not the close of HTTP, which cuts connections whose next request has come and is not read yet:
-  // that is read in the next turn, and then the connections without one are closed.
-  Server.prototype.close.call(server)
-  await nextTurn()
-  await nextTurn()
-  // To Node such a connection is busy with its first request, and nothing times it out any more.
-  for (const socket of sockets) if (socket.bytesRead === 0) socket.destroy()
-  // A connection that has its last answer would be kept for the next request, and the server open.
-  server.keepAliveTimeout = 1
 }
 
 /** A route that forgot to say who may call it stops the start. */
