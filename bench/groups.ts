@@ -241,6 +241,8 @@ function createForPostgrest(tenant: string): string {
     notify pgrst, 'reload schema'`
 }
 
+const MOST_START_MS = 800
+
 /** From the start of the process to the first answer, as \`npm start\` does after its build. */
 async function measureStart({ starts }: Extent, folder: string): Promise<Row[]> {
   const server = fileURLToPath(new URL('../dist/src/server.js', import.meta.url))
@@ -266,16 +268,21 @@ async function measureStart({ starts }: Extent, folder: string): Promise<Row[]> 
   }
   const rows: Row[] = []
   for (const name of ['memory', 'sqlite'] as const) {
-    const own = times[name].map((time, round) => time / (times.fastify[round] as number))
-    const row = {
-      what: `start to first answer, ${name}`,
-      beside: 'node importing fastify',
-      ratio: spreadOf(own),
-      reach: { most: 4 },
-      note: `${(quantile(times[name], 0.5) / 1000).toFixed(2)} s; 0.8 s at most`
-    }
-    const take = () => profileOfStart(server, join(folder, name), storages[name])
-    rows.push(await withProfile(row, take))
+    const what = `start to first answer, ${name}`
+    const taken = times[name]
+    const beside = taken.map((time, round) => time / (times.fastify[round] as number))
+    const ofMost = taken.map((time) => time / MOST_START_MS)
+    const note = `${(quantile(taken, 0.5) / 1000).toFixed(2)} s`
+    const judged: Row[] = [
+      { what, beside: 'node importing fastify', ratio: spreadOf(beside), reach: { most: 4 }, note },
+      { what, beside: `${MOST_START_MS} ms`, ratio: spreadOf(ofMost), reach: { most: 1 }, note }
+    ]
+    for (const [index, row] of judged.entries())
+      rows.push(
+        await withProfile(row, () =>
+          profileOfStart(server, join(folder, `${name}-${index}`), storages[name])
+        )
+      )
   }
   return rows
 }
