@@ -22,7 +22,7 @@ export interface Share {
 /** What `peers/inside.mjs` tells of a process's memory, in bytes. */
 export interface Memory {
   readonly resident: number
-  /** In use after a full collection. */
+  /** Of what is resident, in use after a full collection. */
   readonly alive: number
   /** By V8's names of its heap's spaces: what they hold of the resident memory. */
   readonly spaces: Readonly<Record<string, number>>
@@ -31,7 +31,7 @@ export interface Memory {
 /** Smaller shares are not named. */
 const LEAST_SHARE = 0.015
 
-const SAMPLING_MICROSECONDS = 200
+export const SAMPLING_MICROSECONDS = 200
 
 /** The load is a process that takes its time to start. */
 const HEAD_START_SECONDS = 1
@@ -51,15 +51,15 @@ export async function profileUnderLoad(own: Server, load: Load, seconds: number)
   return ofTime(profile)
 }
 
-/** Of this process, while it works round by round for a second. */
-export async function profileWhile(work: (round: number) => Promise<unknown>): Promise<Profile> {
+/** Of this process, while it does the same for a second. */
+export async function profileWhile(work: (turn: number) => Promise<unknown>): Promise<Profile> {
   const session = new Session()
   session.connect()
   await session.post('Profiler.enable')
   await session.post('Profiler.setSamplingInterval', { interval: SAMPLING_MICROSECONDS })
   await session.post('Profiler.start')
   const begin = performance.now()
-  for (let round = 0; performance.now() - begin < 1000; round++) await work(round)
+  for (let turn = 0; performance.now() - begin < 1000; turn++) await work(turn)
   const { profile } = await session.post('Profiler.stop')
   session.disconnect()
   return ofTime(profile)

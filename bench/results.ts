@@ -133,7 +133,7 @@ ${rows.map(describeProfile).join('')}`
 function describeProfile({ what, beside, profile }: Row): string {
   if (!profile) return ''
   return `
-Where ${profile.of} goes in "${what}", missed beside ${beside}: ${formatProfile(profile)}.
+Where ${profile.of} goes in "${what}" (beside: ${beside}), which is missed: ${formatProfile(profile)}.
 `
 }
 

@@ -114,6 +114,7 @@ async function rowsOf(
     const times: number[][] = []
     for (let round = 0; round <= rounds; round++)
       times.push(await timeRound(sized, call, round * callsPerRound, callsPerRound))
+    const unread = times.length * callsPerRound
     // The first one warms up.
     times.shift()
     const typical = (index: number) => {
@@ -130,9 +131,9 @@ async function rowsOf(
         reach: { most: 1.5 },
         note: `${typical(index)} / ${typical(0)} µs`
       }
-      const alone = [sized[index] as Sized]
-      const round = (n: number) => timeRound(alone, call, n * callsPerRound, callsPerRound)
-      found.push(await withProfile(row, () => profileWhile(round)))
+      const each = sized[index] as Sized
+      found.push(await withProfile(row, () => profileWhile((turn) => call(each, unread + turn)())))
+      await removeAdded()
     }
   }
   for (const storage of storages) await storage.close()
@@ -157,9 +158,13 @@ async function timeRound(
       await run()
       times[index]?.push(Number(process.hrtime.bigint() - begin) / 1000)
     }
+  await removeAdded()
+  return times.map((each) => quantile(each, 0.5))
+}
+
+async function removeAdded(): Promise<void> {
   for (const { storage, key } of added.splice(0))
     await storage.commit({ tenant, changes: [{ op: 'delete', resource: templates, key }] })
-  return times.map((each) => quantile(each, 0.5))
 }
 
 async function fill(storage: Storage, rows: number): Promise<void> {

@@ -15,7 +15,7 @@ const answers = {
     return profile
   },
 
-  /** Bytes: what is resident now, and what of it is in use after a full collection. */
+  /** Bytes: what is resident now, the parts of it that V8's heap is, and what a full collection leaves. */
   async memory() {
     const spaces = getHeapSpaceStatistics().map((each) => [
       each.space_name.replaceAll('_', ' '),
