@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -6,13 +6,13 @@ import { type Child, startChild } from '../test/support/child-process.js'
 import { type LocalSupabase, startSupabase } from '../test/support/supabase-stack.js'
 import { compare, type Effort, type Load, quantile, type Side, send, spreadOf } from './compare.js'
 import { measureLlm } from './llm.js'
+import { SAMPLING_MICROSECONDS } from './peers/profiler.mjs'
 import {
   type Memory,
   type Profile,
   profileIn,
   profileOfMemory,
   profileUnderLoad,
-  SAMPLING_MICROSECONDS,
   withProfile
 } from './profile.js'
 import type { Row } from './results.js'
@@ -279,12 +279,8 @@ async function measureStart({ starts }: Extent, folder: string): Promise<Row[]> 
       { what, beside: 'node importing fastify', ratio: spreadOf(beside), reach: { most: 4 }, note },
       { what, beside: `${MOST_START_MS} ms`, ratio: spreadOf(ofMost), reach: { most: 1 }, note }
     ]
-    for (const [index, row] of judged.entries())
-      rows.push(
-        await withProfile(row, () =>
-          profileOfStart(server, join(folder, `${name}-${index}`), storages[name])
-        )
-      )
+    for (const row of judged)
+      rows.push(await withProfile(row, () => profileOfStart(server, folder, storages[name])))
   }
   return rows
 }
@@ -311,13 +307,13 @@ async function timeToAnswer(server: string, cwd: string, env: Record<string, str
 /** Of one more start, and of the stop in order that writes it down. */
 async function profileOfStart(
   server: string,
-  folder: string,
+  cwd: string,
   env: Record<string, string>
 ): Promise<Profile> {
-  await mkdir(folder)
+  const folder = await mkdtemp(join(cwd, 'profile-'))
   const interval = `--cpu-prof-interval=${SAMPLING_MICROSECONDS}`
   const options = ['--cpu-prof', `--cpu-prof-dir=${folder}`, interval]
-  const child = startOwn([...options, server], folder, { ...env, SHUTDOWN_DELAY_MS: '0' })
+  const child = startOwn([...options, server], cwd, { ...env, SHUTDOWN_DELAY_MS: '0' })
   try {
     await firstAnswer(child)
   } finally {
@@ -365,35 +361,34 @@ async function measureResident(extent: Extent, folder: string): Promise<Row[]> {
       const [first = 0] = ours
       const last = ours.at(-1) ?? 0
       const count = (n: number) => n.toLocaleString('en')
-      const rows: Row[] = [
-        {
-          what: `resident after ${count(extent.residentRequests)} requests`,
-          beside: 'bare Fastify',
-          ratio: exactly(last / (bare.at(-1) ?? 1)),
-          reach: { most: 2 },
-          note: `${last.toFixed(0)} / ${(bare.at(-1) ?? 0).toFixed(0)} MiB`
-        },
-        {
-          what: `resident after ${count(extent.residentRequests)} requests`,
-          beside: `itself after ${count(step)}`,
-          ratio: exactly(last / first),
-          // The last pages that V8 has asked for are no growth.
-          reach: { most: 1.02 },
-          note: `MiB on the way: ${ours.map((size) => size.toFixed(0)).join(', ')}`
-        },
-        {
-          what: `alive after ${count(2 * extent.residentRequests)} requests`,
-          beside: `itself after ${count(extent.residentRequests)}`,
-          ratio: exactly(later.alive / memory.alive),
-          reach: { most: 1.02 },
-          note: `${[later, memory].map(({ alive }) => (alive / 2 ** 20).toFixed(1)).join(' / ')} MiB after a full collection`
-        }
+      const mib = (bytes: number) => (bytes / 2 ** 20).toFixed(1)
+      const beside: Row = {
+        what: `resident after ${count(extent.residentRequests)} requests`,
+        beside: 'bare Fastify',
+        ratio: exactly(last / (bare.at(-1) ?? 1)),
+        reach: { most: 2 },
+        note: `${last.toFixed(0)} / ${(bare.at(-1) ?? 0).toFixed(0)} MiB`
+      }
+      const growth: Row = {
+        what: beside.what,
+        beside: `itself after ${count(step)}`,
+        ratio: exactly(last / first),
+        // The last pages that V8 has asked for are no growth.
+        reach: { most: 1.02 },
+        note: `MiB on the way: ${ours.map((size) => size.toFixed(0)).join(', ')}`
+      }
+      const alive: Row = {
+        what: `alive after ${count(2 * extent.residentRequests)} requests`,
+        beside: `itself after ${count(extent.residentRequests)}`,
+        ratio: exactly(later.alive / memory.alive),
+        reach: { most: 1.02 },
+        note: `${mib(later.alive)} / ${mib(memory.alive)} MiB after a full collection`
+      }
+      return [
+        await withProfile(beside, () => profileOfMemory(memory)),
+        await withProfile(growth, () => profileOfMemory(memory)),
+        await withProfile(alive, () => profileOfMemory(later))
       ]
-      return Promise.all(
-        rows.map((row, index) =>
-          withProfile(row, async () => profileOfMemory(index < 2 ? memory : later))
-        )
-      )
     }
   )
 }

@@ -1,9 +1,9 @@
 import { readdir, readFile } from 'node:fs/promises'
 import type { Profiler } from 'node:inspector'
-import { Session } from 'node:inspector/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Load, send } from './compare.js'
+import { profileWhile } from './peers/profiler.mjs'
 import { isReached, type Row } from './results.js'
 import type { Server } from './servers.js'
 
@@ -31,13 +31,11 @@ export interface Memory {
 /** Smaller shares are not named. */
 const LEAST_SHARE = 0.015
 
-export const SAMPLING_MICROSECONDS = 200
-
 /** The load is a process that takes its time to start. */
 const HEAD_START_SECONDS = 1
 
 /** A row, with a profile where it misses what it was to reach. */
-export async function withProfile(row: Row, take: () => Promise<Profile>): Promise<Row> {
+export async function withProfile(row: Row, take: () => Profile | Promise<Profile>): Promise<Row> {
   return isReached(row) ? row : { ...row, profile: await take() }
 }
 
@@ -52,16 +50,11 @@ export async function profileUnderLoad(own: Server, load: Load, seconds: number)
 }
 
 /** Of this process, while it does the same for a second. */
-export async function profileWhile(work: (turn: number) => Promise<unknown>): Promise<Profile> {
-  const session = new Session()
-  session.connect()
-  await session.post('Profiler.enable')
-  await session.post('Profiler.setSamplingInterval', { interval: SAMPLING_MICROSECONDS })
-  await session.post('Profiler.start')
-  const begin = performance.now()
-  for (let turn = 0; performance.now() - begin < 1000; turn++) await work(turn)
-  const { profile } = await session.post('Profiler.stop')
-  session.disconnect()
+export async function profileOfCalls(call: (n: number) => Promise<unknown>): Promise<Profile> {
+  const profile = await profileWhile(async () => {
+    const begin = performance.now()
+    for (let n = 0; performance.now() - begin < 1000; n++) await call(n)
+  })
   return ofTime(profile)
 }
 

@@ -1,10 +1,11 @@
 import { join } from 'node:path'
 import { type LocalSupabase, startSupabase } from '../test/support/supabase-stack.js'
-import { type Load, type RequestOfMany, send, spreadOf } from './compare.js'
+import { type Load, type RequestOfMany, send } from './compare.js'
 import { moveCursor } from './move-cursor.js'
 import { profileUnderLoad, withProfile } from './profile.js'
 import type { Row } from './results.js'
 import { type Server, startPeer, supabaseEnvironment, withServers } from './servers.js'
+import { sizeRows } from './size-rows.js'
 
 /**
  * What a request takes among many rows, for each of what it takes among a thousand: one row, a page
@@ -109,18 +110,8 @@ async function rowsOf(
       }
       if (round > 0) times.push(taken)
     }
-    const typical = (index: number) =>
-      Number(spreadOf(times.map((taken) => taken[index] as number)).median.toPrecision(3))
-    for (const [index, rows] of sizes.entries()) {
-      if (index === 0) continue
-      const row = {
-        what: `${name}: ${kind} of ${rows.toLocaleString('en')}`,
-        beside: `of ${(sizes[0] as number).toLocaleString('en')}`,
-        ratio: spreadOf(times.map((taken) => (taken[index] as number) / (taken[0] as number))),
-        reach: { most: 1.5 },
-        note: `${typical(index)} / ${typical(0)} µs`
-      }
-      const each = sized[index] as Sized
+    for (const [before, row] of sizeRows(`${name}: ${kind}`, sizes, times).entries()) {
+      const each = sized[before + 1] as Sized
       const take = () => profileUnderLoad(each.own, loadOf(each, method, at, requests), seconds)
       found.push(await withProfile(row, take))
     }

@@ -10,10 +10,11 @@ import { openSupabase } from '../adapters/storage/supabase.js'
 import { templates } from '../schemas/templates.js'
 import { tenants } from '../schemas/tenants.js'
 import { type LocalSupabase, startSupabase } from '../test/support/supabase-stack.js'
-import { quantile, spreadOf } from './compare.js'
+import { quantile } from './compare.js'
 import { moveCursor } from './move-cursor.js'
-import { profileWhile, withProfile } from './profile.js'
+import { profileOfCalls, withProfile } from './profile.js'
 import type { Row } from './results.js'
+import { sizeRows } from './size-rows.js'
 
 /**
  * What a get, a page and a commit of a storage cost among many rows, for each of what they cost
@@ -117,22 +118,10 @@ async function rowsOf(
     const unread = times.length * callsPerRound
     // The first one warms up.
     times.shift()
-    const typical = (index: number) => {
-      const { median } = spreadOf(times.map((taken) => taken[index] as number))
-      return Number(median.toPrecision(3))
-    }
-    for (const [index, rows] of sizes.entries()) {
-      if (index === 0) continue
-      const ratios = times.map((taken) => (taken[index] as number) / (taken[0] as number))
-      const row = {
-        what: `${name}: ${what} of ${rows.toLocaleString('en')}`,
-        beside: `of ${(sizes[0] as number).toLocaleString('en')}`,
-        ratio: spreadOf(ratios),
-        reach: { most: 1.5 },
-        note: `${typical(index)} / ${typical(0)} µs`
-      }
-      const each = sized[index] as Sized
-      found.push(await withProfile(row, () => profileWhile((turn) => call(each, unread + turn)())))
+    for (const [before, row] of sizeRows(`${name}: ${what}`, sizes, times).entries()) {
+      const each = sized[before + 1] as Sized
+      const take = () => profileOfCalls((n) => call(each, unread + n)())
+      found.push(await withProfile(row, take))
       await removeAdded()
     }
   }

@@ -2,18 +2,11 @@
 import { Session } from 'node:inspector/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { getHeapSpaceStatistics } from 'node:v8'
+import { profileWhile } from './profiler.mjs'
 
-const session = new Session()
 const answers = {
-  /** What `node --cpu-prof` would find in the next seconds. */
-  async profile(seconds) {
-    await session.post('Profiler.enable')
-    await session.post('Profiler.setSamplingInterval', { interval: 200 })
-    await session.post('Profiler.start')
-    await sleep(seconds * 1000)
-    const { profile } = await session.post('Profiler.stop')
-    return profile
-  },
+  /** The main thread in the next seconds. */
+  profile: (seconds) => profileWhile(() => sleep(seconds * 1000)),
 
   /** Bytes: what is resident now, the parts of it that V8's heap is, and what a full collection leaves. */
   async memory() {
@@ -22,15 +15,15 @@ const answers = {
       each.physical_space_size
     ])
     const resident = process.memoryUsage.rss()
+    const session = new Session()
+    session.connect()
     await session.post('HeapProfiler.collectGarbage')
+    session.disconnect()
     const alive = process.memoryUsage().heapUsed
     return { resident, alive, spaces: Object.fromEntries(spaces) }
   }
 }
 
 process.on('message', async ({ question, seconds }) => {
-  session.connect()
-  const answer = await answers[question](seconds)
-  session.disconnect()
-  process.send({ answer })
+  process.send({ answer: await answers[question](seconds) })
 })
