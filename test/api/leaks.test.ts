@@ -1,7 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { Writable } from 'node:stream'
 import type { LightMyRequestResponse } from 'fastify'
 import t, { type Test } from 'tap'
 import { openLocalIdentity } from '../../adapters/identity/local.js'
@@ -10,6 +9,7 @@ import { resources } from '../../schemas/registry.js'
 import { users } from '../../schemas/users.js'
 import { createKeyring } from '../../src/encryption.js'
 import { cheapHasher, type Person, type Send, testApi } from '../support/api.js'
+import { logLines } from '../support/log-lines.js'
 import { type DocumentedOperation, documentOf } from '../support/openapi.js'
 import { createWorld, type SampleRequest, samples, type World } from '../support/sample-requests.js'
 import { scriptedProvider } from '../support/scripted-provider.js'
@@ -53,13 +53,7 @@ async function search(t: Test, on: TestStorage) {
     known.set(made, kind)
     return made
   }
-  let log = ''
-  const stream = new Writable({
-    write(line, _encoding, done) {
-      log += line
-      done()
-    }
-  })
+  const { stream, lines } = logLines()
   const llmLog = join(temporaryFolder(t), 'llm.log')
   const troubled = troubledStorage(await on.open(t))
   const { storage } = troubled
@@ -143,6 +137,7 @@ async function search(t: Test, on: TestStorage) {
   const { body: openapi } = await api.app.inject('/api/openapi.json')
   await api.app.close()
 
+  const log = lines.join('')
   const channels: Channel[] = [
     { name: 'the log', text: log },
     { name: 'the log of LLM calls', text: readFileSync(llmLog, 'utf8') },

@@ -1,11 +1,11 @@
 import { EventEmitter, once } from 'node:events'
 import { type AddressInfo, connect } from 'node:net'
-import { Writable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { type Send, testApi } from '../support/api.js'
 import { llmApi } from '../support/llm-api.js'
 import { beginStream, endStream, startUpstream } from '../support/llm-upstream.js'
+import { logLines } from '../support/log-lines.js'
 import { exchangeRaw } from '../support/raw-http.js'
 import { memory } from '../support/storages.js'
 import { troubledStorage } from '../support/troubled-storage.js'
@@ -17,13 +17,7 @@ async function until(status: number, send: Send, url: string): Promise<void> {
 
 for (const limit of ['OVERLOAD_RSS_BYTES', 'OVERLOAD_HEAP_BYTES'])
   t.test(`beyond ${limit} requests are refused, and monitors answered`, async (t) => {
-    const lines: string[] = []
-    const stream = new Writable({
-      write(line, _encoding, done) {
-        lines.push(String(line))
-        done()
-      }
-    })
+    const { stream, lines } = logLines()
     const api = await testApi(t, {
       env: { [limit]: '1' },
       logger: { level: 'warn', stream }

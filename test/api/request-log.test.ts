@@ -1,15 +1,9 @@
-import { Writable } from 'node:stream'
 import t from 'tap'
 import { testApi } from '../support/api.js'
+import { logLines } from '../support/log-lines.js'
 
 t.test('a request has one line: its route, not its address, and how long it took', async (t) => {
-  const lines: Record<string, unknown>[] = []
-  const stream = new Writable({
-    write(line, _encoding, done) {
-      lines.push(JSON.parse(String(line)))
-      done()
-    }
-  })
+  const { stream, lines } = logLines()
   const api = await testApi(t, { logger: { level: 'info', stream } })
   const { send } = await api.register()
   lines.length = 0
@@ -17,7 +11,9 @@ t.test('a request has one line: its route, not its address, and how long it took
   await send('GET', '/flows')
   await send('GET', '/nowhere')
 
-  const [first, ...others] = lines.filter(({ msg }) => msg === 'request')
+  const [first, ...others] = lines
+    .map((line) => JSON.parse(line))
+    .filter(({ msg }) => msg === 'request')
   t.match(first, {
     level: 30,
     reqId: answer.headers['x-request-id'],
@@ -34,6 +30,6 @@ t.test('a request has one line: its route, not its address, and how long it took
     ]
   )
   // Hundredths of a millisecond made resident memory grow.
-  for (const { duration_us: microseconds } of [first, ...others] as typeof lines)
+  for (const { duration_us: microseconds } of [first, ...others])
     t.ok(Number.isInteger(microseconds) && Number(microseconds) > 0, `${microseconds} µs`)
 })

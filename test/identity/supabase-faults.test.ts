@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto'
-import { Writable } from 'node:stream'
 import t, { type Test } from 'tap'
 import { openSupabaseIdentity } from '../../adapters/identity/supabase.js'
 import { connectAuthServer } from '../../adapters/identity/supabase-auth.js'
@@ -9,6 +8,7 @@ import { openSupabase } from '../../adapters/storage/supabase.js'
 import { users } from '../../schemas/users.js'
 import { testApi } from '../support/api.js'
 import { type Fault, startFaultProxy } from '../support/fault-proxy.js'
+import { logLines } from '../support/log-lines.js'
 import { withStack } from '../support/postgres-stack.js'
 import { openSupabaseProject, type SupabaseProject, tidyPlace } from '../support/supabase-stack.js'
 import { adminOf, removeAccount, tidyIdentity } from '../support/tidy-identity.js'
@@ -515,13 +515,7 @@ async function testDown(t: Test, project: SupabaseProject) {
 }
 
 async function testSecrecy(t: Test, project: SupabaseProject) {
-  let log = ''
-  const stream = new Writable({
-    write(chunk, _encoding, done) {
-      log += chunk
-      done()
-    }
-  })
+  const { stream, lines } = logLines()
   const printed = [
     t.capture(console, 'error'),
     t.capture(console, 'warn'),
@@ -537,6 +531,7 @@ async function testSecrecy(t: Test, project: SupabaseProject) {
     }
     stage.proxy.heal()
   }
+  const log = lines.join('')
   t.match(log, 'Supabase Auth cannot be used')
   t.notMatch(log, password)
   t.notMatch(log, project.key)

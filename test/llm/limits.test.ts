@@ -1,6 +1,5 @@
 import { once } from 'node:events'
 import { request } from 'node:http'
-import { Writable } from 'node:stream'
 import type { Redis } from 'ioredis'
 import t from 'tap'
 import { openLocalIdentity } from '../../adapters/identity/local.js'
@@ -9,6 +8,7 @@ import type { Person } from '../support/api.js'
 import { cheapHasher } from '../support/api.js'
 import { type LlmApi, llmApi } from '../support/llm-api.js'
 import { startUpstream } from '../support/llm-upstream.js'
+import { logLines } from '../support/log-lines.js'
 import { startRedis } from '../support/redis.js'
 import { type Teardown, testStorages } from '../support/storages.js'
 
@@ -145,13 +145,7 @@ async function twoInstances(
     secret: 'x'.repeat(32),
     hasher: cheapHasher
   })
-  const lines: { level: number; msg: string }[] = []
-  const stream = new Writable({
-    write(line, _encoding, done) {
-      lines.push(JSON.parse(line))
-      done()
-    }
-  })
+  const { stream, lines } = logLines()
   const connections: Redis[] = []
   const open = async () => {
     const redis = await connectRedis(url)
@@ -167,14 +161,15 @@ async function twoInstances(
   }
   const [one, two] = [await open(), await open()]
   const as = (api: LlmApi) => api.as(one.admin.token)
-  return { one: as(one), two: as(two), lines, connections }
+  const logged = () => lines.map((line): { level: number; msg: string } => JSON.parse(line))
+  return { one: as(one), two: as(two), logged, connections }
 }
 
 t.test('instances count together in Redis, and each alone while it is away', async (t) => {
   const redis = await startRedis(t)
-  const { one, two, lines, connections } = await twoInstances(t, redis.url, '4')
+  const { one, two, logged, connections } = await twoInstances(t, redis.url, '4')
   const status = async (send: typeof one) => (await send('POST', '/llm/complete', ask)).statusCode
-  const warnings = () => lines.filter(({ level }) => level === 40)
+  const warnings = () => logged().filter(({ level }) => level === 40)
 
   t.strictSame([await status(one), await status(two), await status(one)], [200, 200, 200])
   t.strictSame(warnings(), [])
@@ -199,7 +194,7 @@ t.test('instances count together in Redis, and each alone while it is away', asy
     [200, 200, 200, 200]
   )
   t.equal(await status(one), 429, 'together again')
-  t.equal(lines.filter(({ msg }) => msg.startsWith('Redis is back')).length, 2)
+  t.equal(logged().filter(({ msg }) => msg.startsWith('Redis is back')).length, 2)
 })
 
 t.test('sign-ins count together in Redis, too', async (t) => {
@@ -213,20 +208,25 @@ t.test('sign-ins count together in Redis, too', async (t) => {
 
 t.test('a Redis that hangs counts as away', async (t) => {
   const redis = await startRedis(t)
-  const { one, lines } = await twoInstances(t, redis.url, '2')
+  const { one, logged } = await twoInstances(t, redis.url, '2')
   const status = async () => (await one('POST', '/llm/complete', ask)).statusCode
   t.equal(await status(), 200)
   redis.pause()
   t.teardown(() => redis.resume())
   t.strictSame([await status(), await status()], [200, 429])
-  t.match(lines.filter(({ level }) => level === 40).at(0), { msg: /Redis cannot be reached/ })
+  t.match(
+    logged()
+      .filter(({ level }) => level === 40)
+      .at(0),
+    { msg: /Redis cannot be reached/ }
+  )
 })
 
 t.test('the server starts without Redis, too', async (t) => {
   const redis = await startRedis(t)
   await redis.kill()
-  const { one, lines } = await twoInstances(t, redis.url, '1')
+  const { one, logged } = await twoInstances(t, redis.url, '1')
   t.equal((await one('POST', '/llm/complete', ask)).statusCode, 200)
   t.equal((await one('POST', '/llm/complete', ask)).statusCode, 429)
-  t.equal(lines.filter(({ level }) => level === 40).length, 2)
+  t.equal(logged().filter(({ level }) => level === 40).length, 2)
 })

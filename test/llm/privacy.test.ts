@@ -1,6 +1,5 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { Writable } from 'node:stream'
 import t from 'tap'
 import { exchange, llmApi, PROVIDER_KEY, readAll } from '../support/llm-api.js'
 import {
@@ -11,6 +10,7 @@ import {
   sendPiece,
   startUpstream
 } from '../support/llm-upstream.js'
+import { logLines } from '../support/log-lines.js'
 import { type Teardown, temporaryFolder } from '../support/storages.js'
 
 /** Throws back at us everything that we have sent, as some providers' errors do in part. */
@@ -47,13 +47,7 @@ t.test(
   async (t) => {
     const upstream = await startUpstream(t)
     const path = join(temporaryFolder(t), 'logs', 'llm.log')
-    let logged = ''
-    const stream = new Writable({
-      write(line, _encoding, done) {
-        logged += line
-        done()
-      }
-    })
+    const { stream, lines } = logLines()
     const printing = copyOutput(t)
     const api = await llmApi(t, upstream.url, {
       logger: { level: 'trace', stream },
@@ -104,6 +98,7 @@ t.test(
     const calls = readFileSync(path, 'utf8')
     const printed = printing()
     t.ok(calls.split('\n').length > 40, 'the calls are logged')
+    const logged = lines.join('')
     t.match(logged, '/api/llm/stream')
     for (const [name, text] of Object.entries({ calls, logged, printed })) {
       for (const secret of [PROVIDER_KEY, 'MARK', 'hushword', 'x-stainless', 'authorization'])
