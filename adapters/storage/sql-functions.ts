@@ -34,6 +34,18 @@ export function decodeRow(resource: AnyResource, raw: RawRow): DriverRow {
   return row
 }
 
+/** Rows of which each column came as a list of its own, or as null where there are none. */
+export function decodeLists(
+  { columns }: AnyResource,
+  lists: readonly (readonly unknown[] | null)[]
+): DriverRow[] {
+  const rows: Record<string, unknown>[] = (lists[0] ?? []).map(() => ({}))
+  for (const [index, column] of columns.entries())
+    for (const [place, row] of rows.entries())
+      row[column.name] = decodeValue(column, lists[index]?.[place])
+  return rows
+}
+
 function decodeValue({ kind }: Column, value: unknown): unknown {
   if (value === null || value === undefined) return null
   return kind === 'timestamp' ? decodeTime(value as string) : value

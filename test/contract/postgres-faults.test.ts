@@ -1,7 +1,8 @@
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import type { Storage, TenantId } from '../../adapters/storage/port.js'
-import { openPostgres, type PostgresOptions } from '../../adapters/storage/postgres.js'
+import { openPostgres } from '../../adapters/storage/postgres.js'
+import type { ConnectionOptions } from '../../adapters/storage/postgres-connections.js'
 import { createStorage } from '../../adapters/storage/storage.js'
 import { templates } from '../../schemas/templates.js'
 import { type CutProxy, startCutProxy } from '../support/cut-proxy.js'
@@ -11,7 +12,7 @@ import { assertLoad, createLoadTenant, loadWhile } from '../support/write-load.j
 const tenant = '019b76da-a800-7000-8000-00000000bbbb' as TenantId
 const template = { name: 'T', description: '' }
 
-async function open(t: Test, options: PostgresOptions): Promise<Storage> {
+async function open(t: Test, options: ConnectionOptions): Promise<Storage> {
   const storage = createStorage(await openPostgres(options))
   t.teardown(() => storage.close())
   return storage
