@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
 import type { AnyResource, Column } from '../../schemas/resource.js'
-import type { Driver, DriverQuery, DriverRow } from './driver.js'
+import { createGroups } from './commit-groups.js'
+import type { Driver, DriverChange, DriverQuery, DriverRow } from './driver.js'
 import { StorageError } from './errors.js'
 import { readMigrations } from './migrations.js'
 import type { TenantId } from './port.js'
@@ -25,13 +26,26 @@ import {
   refusal
 } from './sql-functions.js'
 
+/** A commit as `apply_changes` takes it, the changes in JSON. */
+interface EncodedCommit {
+  readonly tenant: TenantId
+  readonly changes: string
+}
+
+/**
+ * Groups of commits. Each commit is a subtransaction, and of more than 64 the server no longer keeps
+ * in memory whose they are; what is large gains little by company.
+ */
+const GROUP_LIMITS = { groups: 2, members: 32, size: 256 * 1024 }
+/** How long a group waits for a lock, in milliseconds, before its commits are tried one by one. */
+const GROUP_LOCK_TIMEOUT_MS = 100
 /** Tries of a commit that the server rolls back for a deadlock or a serialization failure. */
 const COMMIT_TRIES = 5
 const RETRY_MS = 20
 
 /**
  * A pool of connections. A read and a commit take one round trip each; commits run in
- * `apply_changes`.
+ * `apply_changes`. Commits that only insert, and arrive at about the same time, share one.
  * @throws StorageError `schema_outdated` where migrations are missing: it applies none itself.
  */
 export async function openPostgres(options: ConnectionOptions): Promise<Driver> {
@@ -60,20 +74,52 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
     }
   }
 
-  async function commit(values: unknown[]): Promise<unknown> {
+  /** Sends commits once. What it throws is a `StorageError`, or an error of the server. */
+  async function sendCommits(statement: Statement): Promise<unknown[]> {
+    try {
+      const rows = await connections.send(statement)
+      return rows.map(([stored]) => stored)
+    } catch (error) {
+      if (!(error instanceof Unanswered)) throw error
+      throw new StorageError('outcome_unknown', { cause: error.cause })
+    }
+  }
+
+  async function commit({ tenant, changes }: EncodedCommit): Promise<unknown> {
     for (let tries = 1; ; tries++) {
       try {
-        const [row] = await connections.send({ text: commitText, values, onePlan: true })
-        return row?.[0]
+        const values = [tenant, changes]
+        const [stored] = await sendCommits({ text: commitText, values, onePlan: true })
+        return stored
       } catch (error) {
-        if (error instanceof Unanswered)
-          throw new StorageError('outcome_unknown', { cause: error.cause })
         if (meaningOf(stateOf(error) ?? '') !== 'retry' || tries === COMMIT_TRIES)
           throw storageError(error)
         await sleep(RETRY_MS * tries * Math.random())
       }
     }
   }
+
+  /** Null where the server rolled them back, and it is not known to be for all of them. */
+  async function commitTogether(commits: readonly EncodedCommit[]): Promise<unknown[] | null> {
+    const values = [`[${commits.map(jsonOf).join()}]`]
+    try {
+      return await sendCommits({ text: groupText, values, onePlan: true })
+    } catch (error) {
+      if (!stateOf(error)) throw error
+      const refused = commits.length === 1 && refusal(error as pg.DatabaseError, error)
+      if (refused) throw refused
+      return null
+    }
+  }
+
+  const commitInGroup = createGroups(
+    {
+      together: commitTogether,
+      alone: commit,
+      sizeOf: ({ changes }: EncodedCommit) => changes.length
+    },
+    GROUP_LIMITS
+  )
 
   function storageError(error: unknown): unknown {
     const state = stateOf(error)
@@ -138,7 +184,8 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
     },
 
     async apply(tenant, changes) {
-      const stored = await track(commit([tenant, JSON.stringify(encodeChanges(changes))]))
+      const encoded = { tenant, changes: JSON.stringify(encodeChanges(changes)) }
+      const stored = await track(onlyInserts(changes) ? commitInGroup(encoded) : commit(encoded))
       return decodeStored(changes, stored) as (DriverRow | null)[]
     },
 
@@ -155,6 +202,22 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
 }
 
 const commitText = 'select public.apply_changes($1, $2)'
+
+/** One transaction for all. Those of a lock time out first: who stalls must not hold up the others. */
+const groupText = `
+  select public.apply_changes(given.commit->>'tenant', given.commit->'changes')
+  from set_config('lock_timeout', '${GROUP_LOCK_TIMEOUT_MS}', true),
+    jsonb_array_elements($1) with ordinality as given (commit, place)
+  order by place`
+
+function jsonOf({ tenant, changes }: EncodedCommit): string {
+  return `{"tenant":${JSON.stringify(tenant)},"changes":${changes}}`
+}
+
+/** Such commits wait for no other, but for one that inserts the same key or deletes what they refer to. */
+function onlyInserts(changes: readonly DriverChange[]): boolean {
+  return changes.every(({ op }) => op === 'insert')
+}
 
 const schemaStatement: Statement = {
   text: `

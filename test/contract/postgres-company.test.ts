@@ -5,13 +5,16 @@ import type { Change, Storage, TenantId } from '../../adapters/storage/port.js'
 import { openPostgres } from '../../adapters/storage/postgres.js'
 import type { ConnectionOptions } from '../../adapters/storage/postgres-connections.js'
 import { createStorage } from '../../adapters/storage/storage.js'
+import { executions } from '../../schemas/executions.js'
 import { flows } from '../../schemas/flows.js'
 import { templates } from '../../schemas/templates.js'
 import { startCutProxy } from '../support/cut-proxy.js'
+import { countExchanges, messagesIn } from '../support/postgres-messages.js'
 import { type PostgresServer, startPostgres, withStack } from '../support/postgres-stack.js'
+import { codesOf } from '../support/stored-samples.js'
 import { createLoadTenant } from '../support/write-load.js'
 
-/** What reads that come at the same time share, and what of it they must not notice. */
+/** What commits and reads that come at the same time share, and what of it they must not notice. */
 
 const tenant = '019b76da-a800-7000-8000-00000000bbbb' as TenantId
 
@@ -19,8 +22,18 @@ function template(id: string, description = ''): Change {
   return { op: 'insert', resource: templates, row: { id, name: id, description } }
 }
 
+function execution(n: number, flow: string): Change {
+  const id = `019b76da-a800-7000-8000-${`${n}`.padStart(12, '0')}`
+  return { op: 'insert', resource: executions, row: { id, flow_id: flow, status: 'queued' } }
+}
+
 const commit = (storage: Storage, ...changes: Change[]) => storage.commit({ tenant, changes })
 const read = (storage: Storage, id: string) => storage.get({ resource: templates, tenant }, id)
+
+async function idsOf(storage: Storage): Promise<string[]> {
+  const { rows } = await storage.list({ resource: templates, tenant }, { limit: 1000 })
+  return rows.map(({ id }) => id).sort()
+}
 
 /** A storage with a tenant, the server's view of its database, and what is between them. */
 async function openWatched(
@@ -41,6 +54,7 @@ async function openWatched(
   const sent = () => Buffer.concat(proxy.sent)
   return {
     database,
+    url,
     storage,
     proxy,
     sent,
@@ -55,11 +69,11 @@ async function openWatched(
       const [row] = await server.query(database, text)
       return row
     },
-    /** Waits until a session of the storage waits for a lock. */
-    async lockWaited() {
+    /** Waits until so many sessions of the storage wait for a lock. */
+    async lockWaited(sessions = 1) {
       const waiting = `select from pg_stat_activity
         where datname = '${database}' and wait_event_type = 'Lock'`
-      while ((await server.query(database, waiting)).length === 0) await sleep(5)
+      while ((await server.query(database, waiting)).length < sessions) await sleep(5)
     },
     /** How often a text was sent. */
     timesSent: (text: string) => sent().toString('latin1').split(text).length - 1
@@ -67,8 +81,100 @@ async function openWatched(
 }
 
 await withStack(t, startPostgres, async (server) => {
+  await testCommits(t, server)
   await testReads(t, server)
 })
+
+async function testCommits(t: Test, server: PostgresServer) {
+  t.test('inserts that come at once share exchanges', async (t) => {
+    const { storage, sent } = await openWatched(t, server, { poolSize: 1 })
+    const ids = Array.from({ length: 40 }, (_, i) => `at-once-${i}`)
+    await Promise.all(ids.map((id) => commit(storage, template(id))))
+    t.equal(countExchanges(sent()), 2, '32 and 8')
+    t.strictSame(await idsOf(storage), ids.sort())
+  })
+
+  t.test('what is large has less company', async (t) => {
+    const { storage, sent } = await openWatched(t, server, { poolSize: 1 })
+    const large = Array.from({ length: 5 }, (_, i) => template(`l-${i}`, 'x'.repeat(100 * 1024)))
+    const huge = template('huge', 'x'.repeat(300 * 1024))
+    await Promise.all([...large, huge].map((change) => commit(storage, change)))
+    const sizes = messagesIn(sent()).filter(({ type }) => type === 'B')
+    const rounded = sizes.map(({ length }) => Math.round(length / 100 / 1024))
+    t.strictSame(rounded, [2, 2, 1, 3], 'hundreds of KiB in each')
+    t.equal((await idsOf(storage)).length, 6)
+  })
+
+  for (const alone of [true, false])
+    t.test(`who waits for a lock ${alone ? 'alone' : 'in a group'} holds up nobody`, async (t) => {
+      const { storage, other, lockWaited } = await openWatched(t, server)
+      const flow = { id: 'f', name: 'F', status: 'draft' } as const
+      await commit(storage, { op: 'insert', resource: flows, row: flow })
+      const holder = await other()
+      await holder.query(`begin; update flows set id = 'g' where id = 'f'`)
+      let stalled = 0
+      async function stall(n: number): Promise<void> {
+        stalled++
+        await commit(storage, template(`stalls-${n}`), execution(n, 'f'))
+        stalled--
+      }
+      const stalls: Promise<void>[] = []
+      for (const n of [1, 2]) {
+        stalls.push(stall(n))
+        if (alone) await lockWaited(n)
+      }
+      const ids = Array.from({ length: 40 }, (_, i) => `free-${i}`)
+      await Promise.all(ids.map((id) => commit(storage, template(id))))
+      await lockWaited(2)
+      t.equal(stalled, 2, 'they still wait')
+      t.strictSame(await idsOf(storage), ids.sort(), 'the others are stored')
+      await holder.query('rollback')
+      await Promise.all(stalls)
+      t.match(await read(storage, 'stalls-1'), { id: 'stalls-1' }, 'and so are they, in the end')
+    })
+
+  t.test('two servers that insert the same keys, each in another order', async (t) => {
+    const { storage, url } = await openWatched(t, server)
+    const second = createStorage(await openPostgres({ url }))
+    t.teardown(() => second.close())
+    const ids = Array.from({ length: 20 }, (_, i) => `contended-${i}`)
+    const insertAll = (by: Storage, keys: readonly string[]) =>
+      Promise.allSettled(keys.map((id) => commit(by, template(id))))
+    const [forth, back] = await Promise.all([
+      insertAll(storage, ids),
+      insertAll(second, ids.toReversed())
+    ])
+    for (const [i, id] of ids.entries())
+      t.strictSame(codesOf([forth[i], back.at(-1 - i)] as never), ['conflict', 'stored'], id)
+    t.strictSame(await idsOf(storage), ids.sort())
+  })
+
+  t.test('a connection that breaks: nobody knows of any, and none is sent again', async (t) => {
+    const { storage, proxy, timesSent } = await openWatched(t, server)
+    proxy.cutAnswers()
+    const ids = Array.from({ length: 20 }, (_, i) => `cut-${i}-off`)
+    const outcomes = await Promise.allSettled(ids.map((id) => commit(storage, template(id))))
+    for (const outcome of outcomes)
+      t.match(outcome, { status: 'rejected', reason: { code: 'outcome_unknown' } })
+    for (const id of ids) t.equal(timesSent(`"key":"${id}"`), 1, 'sent once')
+    proxy.heal()
+    t.strictSame(await idsOf(storage), [...ids].sort(), 'they were stored all the same')
+  })
+
+  t.test('a server that is gone: all are told that nothing was done', async (t) => {
+    const { storage } = await openWatched(t, server)
+    await server.stop()
+    await t.rejects(storage.ping(), { code: 'unavailable' })
+    const outcomes = await Promise.allSettled(
+      ['a', 'b', 'c'].map((id) => commit(storage, template(id)))
+    )
+    await server.start()
+    for (const outcome of outcomes)
+      t.match(outcome, { status: 'rejected', reason: { code: 'unavailable' } })
+    t.strictSame(await idsOf(storage), [])
+    await commit(storage, template('after'))
+  })
+}
 
 async function testReads(t: Test, server: PostgresServer) {
   t.test('brief reads that come at once share a connection', async (t) => {

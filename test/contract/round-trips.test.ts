@@ -8,6 +8,7 @@ import { templates } from '../../schemas/templates.js'
 import { tenants } from '../../schemas/tenants.js'
 import { startCutProxy } from '../support/cut-proxy.js'
 import { startFaultProxy } from '../support/fault-proxy.js'
+import { countExchanges } from '../support/postgres-messages.js'
 import { startPostgres, withStack } from '../support/postgres-stack.js'
 import { openSupabaseProject, tidyPlace } from '../support/supabase-stack.js'
 
@@ -51,7 +52,7 @@ const requests: Readonly<Record<string, (storage: Storage) => Promise<unknown>>>
 }
 
 /** @param count how many exchanges there were so far. */
-async function countExchanges(storage: Storage, count: () => number) {
+async function exchangesOf(storage: Storage, count: () => number) {
   const counts: Record<string, number> = {}
   async function measure(name: string, run: () => Promise<unknown>) {
     const before = count()
@@ -84,23 +85,12 @@ for (const preparedStatements of [true, false])
       const driver = await openPostgres({ url, poolSize: 1, preparedStatements })
       const storage = createStorage(driver)
       proxy.forget()
-      const count = () => countAwaited(Buffer.concat(proxy.sent))
-      t.strictSame(await countExchanges(storage, count), once, 'when it is new')
-      t.strictSame(await countExchanges(storage, count), once, 'and again')
+      const count = () => countExchanges(Buffer.concat(proxy.sent))
+      t.strictSame(await exchangesOf(storage, count), once, 'when it is new')
+      t.strictSame(await exchangesOf(storage, count), once, 'and again')
       await storage.close()
     })
   )
-
-/**
- * Messages after which a client waits for the server: Sync, Query and Flush
- * (https://www.postgresql.org/docs/current/protocol-message-formats.html).
- */
-function countAwaited(sent: Buffer): number {
-  let awaited = 0
-  for (let at = 0; at < sent.length; at += 1 + sent.readInt32BE(at + 1))
-    if ('SQH'.includes(String.fromCharCode(sent[at] as number))) awaited++
-  return awaited
-}
 
 t.test('Supabase', (t) =>
   withStack(t, openSupabaseProject, async (project) => {
@@ -109,7 +99,7 @@ t.test('Supabase', (t) =>
     const place = tidyPlace({ url: proxy.url, key: project.key })
     t.teardown(() => place.dispose())
     const storage = createStorage(await place.open())
-    t.strictSame(await countExchanges(storage, () => proxy.requests.length), once)
+    t.strictSame(await exchangesOf(storage, () => proxy.requests.length), once)
     await storage.close()
   })
 )

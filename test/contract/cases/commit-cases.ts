@@ -212,6 +212,42 @@ export const commitCases: readonly StorageCase[] = [
     }
   },
   {
+    name: 'of many inserts at once each is stored or refused by itself, and gets its own row',
+    rule: 'commits are whole',
+    async run({ open }) {
+      const storage = await open()
+      const tenant = await createTenant(storage)
+      const inserts = Array.from({ length: 80 }, (_, i) => {
+        // Two of each eight have one key, and a third refers to nothing.
+        if (i % 8 === 5)
+          return insertOf(flows, sampleRow(flows, FIRST + i, { template_id: 'nothing' }))
+        return insertOf(templates, sampleRow(templates, FIRST + (i % 8 === 4 ? i - 3 : i)))
+      })
+      const outcomes = await Promise.allSettled(
+        inserts.map((insert, i) =>
+          storage.commit({ tenant, changes: [auditInsert(AUDIT + i, 'at once'), insert] })
+        )
+      )
+      const refused = [...Array(10).fill('conflict'), ...Array(10).fill('reference_missing')]
+      assert.deepEqual(codesOf(outcomes), [...refused, ...Array(60).fill('stored')])
+      const versions = new Set<unknown>()
+      for (const [i, outcome] of outcomes.entries()) {
+        if (outcome.status === 'rejected') continue
+        const [entry, row] = outcome.value as [Stored, Stored]
+        assert.equal(entry.id, sampleKey(audit, AUDIT + i), 'its own entry')
+        assert.deepEqual(await getRow(storage, templates, tenant, inserts[i]?.row.id), row)
+        versions.add(row.version)
+      }
+      assert.equal(versions.size, 60, 'a version each')
+      assert.equal(await auditCount(storage, tenant, 'at once'), 60)
+      assert.deepEqual(
+        await listKeys(storage, flows, tenant),
+        [],
+        'what is refused leaves no trace'
+      )
+    }
+  },
+  {
     name: 'changes apply in their order, each to what the one before left',
     rule: 'commits are whole',
     async run({ open }) {

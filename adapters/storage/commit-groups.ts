@@ -1,0 +1,80 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
+
+/** How the members of a group are stored. */
+export interface GroupStore<Member, Stored> {
+  /**
+   * All of them at once: what each stored, in their order. Null where nothing was stored and each
+   * must be tried alone; a rejection is everybody's.
+   */
+  together(members: readonly Member[]): Promise<readonly Stored[] | null>
+  alone(member: Member): Promise<Stored>
+  /** What a member adds to the size of its group. */
+  sizeOf(member: Member): number
+}
+
+export interface GroupLimits {
+  /** Groups under way at a time, two at least: one may be a single member that stalls. */
+  readonly groups: number
+  readonly members: number
+  /** Of all members together, unless one alone is larger. */
+  readonly size: number
+}
+
+/**
+ * Lets those who come at about the same time share what it costs to store them. Who comes while
+ * nothing is under way waits for one turn of the event loop, and is stored alone where nobody joins;
+ * who comes while enough groups are under way waits for one of them to end. Who stalls alone holds
+ * up nobody.
+ */
+export function createGroups<Member, Stored>(
+  store: GroupStore<Member, Stored>,
+  limits: GroupLimits
+): (member: Member) => Promise<Stored> {
+  interface Waiting {
+    readonly member: Member
+    readonly resolve: (stored: Stored | Promise<Stored>) => void
+    readonly reject: (error: unknown) => void
+  }
+  const queue: Waiting[] = []
+  let underWay = 0
+
+  async function storeGroups(): Promise<void> {
+    underWay++
+    await nextTurn()
+    while (queue.length > 0) await storeGroup(takeGroup())
+    underWay--
+  }
+
+  function takeGroup(): Waiting[] {
+    let count = 0
+    let size = 0
+    for (const { member } of queue) {
+      size += store.sizeOf(member)
+      if (count === limits.members || (count > 0 && size > limits.size)) break
+      count++
+    }
+    return queue.splice(0, count)
+  }
+
+  function storeMembers(members: readonly Member[]): Promise<readonly Stored[] | null> {
+    const [first] = members as [Member]
+    if (members.length > 1 || underWay > 1) return store.together(members)
+    return store.alone(first).then((stored) => [stored])
+  }
+
+  async function storeGroup(group: readonly Waiting[]): Promise<void> {
+    try {
+      const stored = await storeMembers(group.map(({ member }) => member))
+      for (const [index, { member, resolve }] of group.entries())
+        resolve(stored ? (stored[index] as Stored) : store.alone(member))
+    } catch (error) {
+      for (const { reject } of group) reject(error)
+    }
+  }
+
+  return (member) =>
+    new Promise((resolve, reject) => {
+      queue.push({ member, resolve, reject })
+      if (underWay < limits.groups) storeGroups()
+    })
+}
