@@ -1,7 +1,7 @@
-import { execFile } from 'node:child_process'
+import { type ChildProcess, fork } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
-import { promisify } from 'node:util'
+import { ask } from './ask.js'
 
 /** One kind of request to one server, and what its answer must be. */
 export interface Load {
@@ -58,7 +58,7 @@ export interface Effort {
   readonly warmUpSeconds: number
 }
 
-/** What bench/load.mjs prints. */
+/** What bench/load.mjs answers. */
 interface LoadResult {
   readonly answers: number
   readonly right: number
@@ -68,23 +68,30 @@ interface LoadResult {
   readonly p99: number
 }
 
-const run = promisify(execFile)
-const loader = fileURLToPath(new URL('./load.mjs', import.meta.url))
+const program = fileURLToPath(new URL('./load.mjs', import.meta.url))
+/** Processes that sent a load. A new one would be busy with itself at first. */
+const idle: ChildProcess[] = []
 
 /** Sends a load from another process. @throws where an answer was not as it must be. */
 export async function send(
   load: Load,
   extent: { readonly seconds?: number; readonly amount?: number; readonly connections: number }
 ): Promise<LoadResult> {
-  const running = run(process.execPath, [loader])
-  running.child.stdin?.end(JSON.stringify({ ...load, ...extent }))
-  const { stdout } = await running
-  const result: LoadResult = JSON.parse(stdout)
+  const loader = idle.pop() ?? fork(program, { execArgv: [] })
+  keepRunning(loader, true)
+  const result = await ask<LoadResult>(loader, { ...load, ...extent })
+  keepRunning(loader, false)
+  idle.push(loader)
   if (result.failures > 0 || result.right === 0)
     throw new Error(
       `${load.method ?? 'GET'} ${load.url}: ${result.failures} of ${result.answers} answers were not as expected`
     )
   return result
+}
+
+/** Whether this process waits for another before it ends, which ends with this one in any case. */
+function keepRunning(other: ChildProcess, awaited: boolean): void {
+  for (const each of [other, other.channel]) awaited ? each?.ref() : each?.unref()
 }
 
 /** The two sides take turns, so that whatever else the machine does meets both. */

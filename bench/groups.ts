@@ -279,8 +279,9 @@ async function measureStart({ starts }: Extent, folder: string): Promise<Row[]> 
       { what, beside: 'node importing fastify', ratio: spreadOf(beside), reach: { most: 4 }, note },
       { what, beside: `${MOST_START_MS} ms`, ratio: spreadOf(ofMost), reach: { most: 1 }, note }
     ]
-    for (const row of judged)
-      rows.push(await withProfile(row, () => profileOfStart(server, folder, storages[name])))
+    let profile: Promise<Profile> | undefined
+    const profileOnce = () => (profile ??= profileOfStart(server, folder, storages[name]))
+    for (const row of judged) rows.push(await withProfile(row, profileOnce))
   }
   return rows
 }

@@ -31,8 +31,8 @@ export interface Memory {
 /** Smaller shares are not named. */
 const LEAST_SHARE = 0.015
 
-/** The load is a process that takes its time to start. */
-const HEAD_START_SECONDS = 1
+/** A load may be sent by a process that has to start first. */
+const HEAD_START_SECONDS = 0.3
 
 /** A row, with a profile where it misses what it was to reach. */
 export async function withProfile(row: Row, take: () => Profile | Promise<Profile>): Promise<Row> {

@@ -14,8 +14,8 @@ const sizes = [1000, 10_000, 100_000, 1_000_000]
 const extent: Extent = quick
   ? {
       rounds: 1,
-      seconds: 0.4,
-      warmUpSeconds: 0.3,
+      seconds: 0.5,
+      warmUpSeconds: 0.8,
       memoryRows: 20_000,
       storedRows: 2000,
       residentRequests: 20_000,

@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { packageFile } from '../adapters/package-files.js'
 import type { LocalSupabase } from '../test/support/supabase-stack.js'
+import { ask } from './ask.js'
 import type { Load } from './compare.js'
 
 /** A server that the bench started, as it announced itself. */
@@ -56,14 +57,7 @@ export async function startPeer(name: string, folder: string, env: Environment):
   const announced = await announcementOf(child)
   return {
     ...announced,
-    async ask(question, seconds) {
-      const answered = once(child, 'message').then(([{ answer }]) => answer)
-      const ended = once(child, 'exit').then(() => {
-        throw new Error(`${name} ended before it answered: ${question}`)
-      })
-      child.send({ question, seconds })
-      return Promise.race([answered, ended])
-    },
+    ask: (question, seconds) => ask(child, { question, seconds }),
     async stop() {
       if (child.exitCode !== null || child.signalCode !== null) return
       child.kill('SIGKILL')
