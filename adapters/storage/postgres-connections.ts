@@ -38,31 +38,33 @@ export interface Connections {
   /** Sends a statement on a connection that has nothing else to do. */
   send(statement: Statement): Promise<SqlRow[]>
   /**
-   * Sends a statement that takes the server no time: those that come at about the same time follow
-   * each other on one connection, so that neither side wakes up for each of them.
+   * Sends a statement that takes the server no time: those of a table that come at about the same
+   * time follow each other on one connection, so that neither side wakes up for each of them. Not
+   * those of several, of which one may be locked.
    */
-  sendBrief(statement: Statement): Promise<SqlRow[]>
+  sendBrief(table: string, statement: Statement): Promise<SqlRow[]>
   /** When all are answered. */
   end(): Promise<void>
 }
 
 /** A statement was sent, and its answer never came. */
 export class Unanswered extends Error {
-  /** Whether it was given up for time. */
-  readonly late: boolean
-
-  constructor(cause: unknown) {
-    super('no answer came', { cause })
-    this.late = (cause as Error).message === 'Query read timeout'
+  /** @param late whether it was given up for time. */
+  constructor(
+    override readonly cause: Error,
+    readonly late: boolean
+  ) {
+    super('no answer came')
   }
 }
 
+export const CONNECT_TIMEOUT_MS = 5000
 /** Brief statements on one connection: the last waits for the others. */
 const MOST_TOGETHER = 16
 
 interface Waiting {
   readonly statement: Statement
-  readonly resolve: (rows: SqlRow[]) => void
+  readonly resolve: (rows: SqlRow[] | Promise<SqlRow[]>) => void
   readonly reject: (error: unknown) => void
 }
 
@@ -70,66 +72,85 @@ export function openConnections(options: ConnectionOptions): Connections {
   const { timeoutMs = 15_000, onWarning = (message) => process.emitWarning(message) } = options
   const pool = openPool(options)
   let prepared = options.preparedStatements ?? true
-  /** Those that the next connection takes along. */
-  let gathering: Waiting[] | undefined
+  /** By tables: those that go together at the end of this turn of the event loop. */
+  const gathering = new Map<string, Waiting[]>()
 
   /** Sends statements one after the other, without waiting for answers in between. */
   function sendAll(client: pg.PoolClient, waiting: readonly Waiting[]): void {
+    const begin = performance.now()
+    const failed = new Set<string>()
     let left = waiting.length
     let broken = false
+
     /** Before the last is answered, who may want a connection in turn. */
     function release(): void {
       if (--left === 0) client.release(broken)
     }
-    for (const { statement, resolve, reject } of waiting)
-      client.query(queryOf(statement)).then(
+
+    function fail({ statement, resolve, reject }: Waiting, error: Error): void {
+      const state = stateOf(error)
+      const lost = state === undefined || meaningOf(state) === 'lost'
+      // A replica answers "read-only" after a failover: the next connection may find the primary.
+      broken ||= lost || state === '25006'
+      release()
+      if (lost) {
+        // One that is given up takes along those behind it, which waited as long.
+        const late = performance.now() - begin > 0.9 * timeoutMs
+        reject(wasNeverSent(error) ? unavailable(error) : new Unanswered(error, late))
+      } else if (isUnknown(error)) {
+        // Not the server's fault where the one before, which was to prepare it, failed.
+        if (failed.has(statement.text)) resolve(sendAlone(statement))
+        else reject(error)
+      } else {
+        failed.add(statement.text)
+        reject(error)
+      }
+    }
+
+    for (const each of waiting)
+      client.query(queryOf(each.statement)).then(
         ({ rows }) => {
           release()
-          resolve(rows)
+          each.resolve(rows)
         },
-        (error) => {
-          const state = stateOf(error)
-          const lost = state === undefined || meaningOf(state) === 'lost'
-          // A replica answers "read-only" after a failover: the next connection may find the primary.
-          broken ||= lost || state === '25006'
-          release()
-          if (!lost) reject(error)
-          else reject(wasNeverSent(error) ? unavailable(error) : new Unanswered(error))
-        }
+        (error) => fail(each, error)
       )
   }
 
   async function connectAndSend(waiting: readonly Waiting[]): Promise<void> {
-    try {
-      const client = await pool.connect()
-      sendAll(client, waiting)
-    } catch (error) {
+    const client = await pool.connect().catch((error) => {
       for (const { reject } of waiting) reject(unavailable(error))
-    } finally {
-      if (gathering === waiting) gathering = undefined
-    }
+    })
+    if (client) sendAll(client, waiting)
   }
 
   function sendAlone(statement: Statement): Promise<SqlRow[]> {
     return new Promise((resolve, reject) => connectAndSend([{ statement, resolve, reject }]))
   }
 
-  function sendTogether(statement: Statement): Promise<SqlRow[]> {
+  function sendTogether(table: string, statement: Statement): Promise<SqlRow[]> {
     return new Promise((resolve, reject) => {
-      if (!gathering) {
-        const waiting: Waiting[] = []
-        gathering = waiting
-        nextTurn().then(() => connectAndSend(waiting))
-      }
-      gathering.push({ statement, resolve, reject })
-      if (gathering.length === MOST_TOGETHER) gathering = undefined
+      const waiting = gathering.get(table) ?? gather(table)
+      waiting.push({ statement, resolve, reject })
+      if (waiting.length === MOST_TOGETHER) gathering.delete(table)
     })
+  }
+
+  function gather(table: string): Waiting[] {
+    const waiting: Waiting[] = []
+    gathering.set(table, waiting)
+    nextTurn().then(() => {
+      if (gathering.get(table) === waiting) gathering.delete(table)
+      connectAndSend(waiting)
+    })
+    return waiting
   }
 
   function queryOf({ text, values, onePlan }: Statement): pg.QueryArrayConfig {
     const name = prepared && onePlan ? { name: statementName(text) } : {}
-    const query = { text, values, rowMode: 'array' as const, query_timeout: timeoutMs, ...name }
-    return query
+    // The types of pg do not know it of a query, though pg does.
+    const timeout = { query_timeout: timeoutMs }
+    return { text, values, rowMode: 'array', ...timeout, ...name }
   }
 
   /** Once more without its name where the server does not know it: nothing was executed. */
@@ -137,7 +158,7 @@ export function openConnections(options: ConnectionOptions): Connections {
     try {
       return await sent
     } catch (error) {
-      if (!unknownStatement.has(stateOf(error) ?? '')) throw error
+      if (!isUnknown(error)) throw error
       const rows = await sendAlone({ ...statement, onePlan: false })
       if (prepared) onWarning(preparedStatementsLost)
       prepared = false
@@ -147,12 +168,16 @@ export function openConnections(options: ConnectionOptions): Connections {
 
   return {
     send: (statement) => orUnprepared(sendAlone(statement), statement),
-    sendBrief: (statement) => orUnprepared(sendTogether(statement), statement),
+    sendBrief: (table, statement) => orUnprepared(sendTogether(table, statement), statement),
     end: () => pool.end()
   }
 }
 
-function openPool({ url, poolSize = 10, connectTimeoutMs = 5000 }: ConnectionOptions): pg.Pool {
+function openPool({
+  url,
+  poolSize = 10,
+  connectTimeoutMs = CONNECT_TIMEOUT_MS
+}: ConnectionOptions): pg.Pool {
   const pool = new pg.Pool({
     connectionString: url,
     max: poolSize,
@@ -184,7 +209,10 @@ export function stateOf(error: unknown): string | undefined {
 }
 
 /** invalid_sql_statement_name and duplicate_prepared_statement: nothing was executed. */
-const unknownStatement = new Set(['26000', '42P05'])
+function isUnknown(error: unknown): boolean {
+  return ['26000', '42P05'].includes(stateOf(error) ?? '')
+}
+
 const preparedStatementsLost =
   'The Postgres pooler does not keep prepared statements (transaction mode): going on without.'
 

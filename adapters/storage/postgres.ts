@@ -7,6 +7,7 @@ import { StorageError } from './errors.js'
 import { readMigrations } from './migrations.js'
 import type { TenantId } from './port.js'
 import {
+  CONNECT_TIMEOUT_MS,
   type ConnectionOptions,
   openConnections,
   type SqlRow,
@@ -33,12 +34,16 @@ interface EncodedCommit {
 }
 
 /**
- * Groups of commits. Each commit is a subtransaction, and of more than 64 the server no longer keeps
- * in memory whose they are; what is large gains little by company.
+ * Groups of commits, by characters of JSON. Each commit is a subtransaction, and of more than 64 the
+ * server no longer keeps in memory whose they are.
  */
 const GROUP_LIMITS = { groups: 2, members: 32, size: 256 * 1024 }
-/** How long a group waits for a lock, in milliseconds, before its commits are tried one by one. */
+/** What is larger gains nothing by company. */
+const LARGEST_IN_GROUP = 64 * 1024
+/** How long a group waits for locks, in milliseconds, before its commits are tried one by one. */
 const GROUP_LOCK_TIMEOUT_MS = 100
+/** A page that is larger, in rows, takes the server its time. */
+const BRIEF_PAGE = 251
 /** Tries of a commit that the server rolls back for a deadlock or a serialization failure. */
 const COMMIT_TRIES = 5
 const RETRY_MS = 20
@@ -62,11 +67,12 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
   }
 
   /** A read may be repeated: the pool's connections can all have died with the last server. */
-  async function read(statement: Statement, brief = false): Promise<SqlRow[]> {
+  async function read(statement: Statement, brief?: AnyResource): Promise<SqlRow[]> {
+    const send = () =>
+      brief ? connections.sendBrief(brief.name, statement) : connections.send(statement)
     try {
-      const sent = brief ? connections.sendBrief(statement) : connections.send(statement)
-      return await sent.catch((error) => {
-        if (error instanceof Unanswered && !error.late) return connections.send(statement)
+      return await send().catch((error) => {
+        if (error instanceof Unanswered && !error.late) return send()
         throw error
       })
     } catch (error) {
@@ -99,13 +105,14 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
     }
   }
 
-  /** Null where the server rolled them back, and it is not known to be for all of them. */
+  /** Null where the server rolled them back for a reason that may be that of one of them. */
   async function commitTogether(commits: readonly EncodedCommit[]): Promise<unknown[] | null> {
     const values = [`[${commits.map(jsonOf).join()}]`]
     try {
       return await sendCommits({ text: groupText, values, onePlan: true })
     } catch (error) {
-      if (!stateOf(error)) throw error
+      if (!stateOf(error) && !isErrorOfStatement(error)) throw error
+      // Where there is one, the refusal is its own.
       const refused = commits.length === 1 && refusal(error as pg.DatabaseError, error)
       if (refused) throw refused
       return null
@@ -116,9 +123,10 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
     {
       together: commitTogether,
       alone: commit,
-      sizeOf: ({ changes }: EncodedCommit) => changes.length
+      sizeOf: ({ changes }: EncodedCommit) => changes.length,
+      waitedTooLong: () => unavailable(new Error('too many commits wait for it'))
     },
-    GROUP_LIMITS
+    { ...GROUP_LIMITS, waitMs: options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS }
   )
 
   function storageError(error: unknown): unknown {
@@ -169,14 +177,13 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
     kind: 'postgres',
 
     async get(resource, tenant, key) {
-      const [found] = await track(read(getStatement(resource, tenant, key), true))
+      const [found] = await track(read(getStatement(resource, tenant, key), resource))
       return found ? decodeRow(resource, found[0] as RawRow) : null
     },
 
     async page(resource, tenant, query) {
       const statement = pageStatement(resource, tenant, query)
-      // A count, and a filter that no index serves whole, may take any time.
-      const brief = statement.onePlan && !query.count
+      const brief = isBrief(tenant, query) && statement.onePlan ? resource : undefined
       const [found] = await track(read(statement, brief))
       const [total, ...lists] = found as [string | null, ...(unknown[] | null)[]]
       const rows = decodeLists(resource, lists)
@@ -185,7 +192,8 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
 
     async apply(tenant, changes) {
       const encoded = { tenant, changes: JSON.stringify(encodeChanges(changes)) }
-      const stored = await track(onlyInserts(changes) ? commitInGroup(encoded) : commit(encoded))
+      const inCompany = onlyInserts(changes) && encoded.changes.length <= LARGEST_IN_GROUP
+      const stored = await track(inCompany ? commitInGroup(encoded) : commit(encoded))
       return decodeStored(changes, stored) as (DriverRow | null)[]
     },
 
@@ -203,18 +211,34 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
 
 const commitText = 'select public.apply_changes($1, $2)'
 
-/** One transaction for all. Those of a lock time out first: who stalls must not hold up the others. */
+/**
+ * Whether the server could not go on, as with a damaged page, but says that it was with this
+ * statement: then nothing of it was stored. It may say so in another language, and is not understood.
+ */
+function isErrorOfStatement(error: unknown): boolean {
+  const { cause } = error as StorageError
+  return stateOf(cause) !== undefined && (cause as pg.DatabaseError).severity === 'ERROR'
+}
+
+/**
+ * One transaction for all. Before each, the time that is left to wait for locks is set, until the
+ * transaction ends.
+ */
 const groupText = `
-  select public.apply_changes(given.commit->>'tenant', given.commit->'changes')
-  from set_config('lock_timeout', '${GROUP_LOCK_TIMEOUT_MS}', true),
-    jsonb_array_elements($1) with ordinality as given (commit, place)
+  select case when set_config('lock_timeout', greatest(1, ${GROUP_LOCK_TIMEOUT_MS} -
+      (1000 * extract(epoch from clock_timestamp() - statement_timestamp()))::int)::text, true) <> ''
+    then public.apply_changes(given.commit->>'tenant', given.commit->'changes') end
+  from jsonb_array_elements($1) with ordinality as given (commit, place)
   order by place`
 
 function jsonOf({ tenant, changes }: EncodedCommit): string {
   return `{"tenant":${JSON.stringify(tenant)},"changes":${changes}}`
 }
 
-/** Such commits wait for no other, but for one that inserts the same key or deletes what they refer to. */
+/**
+ * Such commits wait for no other, but for one that writes the same unique value, or deletes what they
+ * refer to or changes its key.
+ */
 function onlyInserts(changes: readonly DriverChange[]): boolean {
   return changes.every(({ op }) => op === 'insert')
 }
@@ -239,6 +263,11 @@ function getStatement(resource: AnyResource, tenant: TenantId | null, key: strin
     values: where.values,
     onePlan: true
   }
+}
+
+/** Whether a page takes no time where an index serves its filter: each begins with the tenant. */
+function isBrief(tenant: TenantId | null, { count, limit }: DriverQuery): boolean {
+  return tenant !== null && !count && limit <= BRIEF_PAGE
 }
 
 function pageStatement(

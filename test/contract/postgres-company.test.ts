@@ -1,13 +1,19 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import type { Change, Storage, TenantId } from '../../adapters/storage/port.js'
+import {
+  ACROSS_TENANTS,
+  type Change,
+  type Storage,
+  type TenantId
+} from '../../adapters/storage/port.js'
 import { openPostgres } from '../../adapters/storage/postgres.js'
 import type { ConnectionOptions } from '../../adapters/storage/postgres-connections.js'
 import { createStorage } from '../../adapters/storage/storage.js'
 import { executions } from '../../schemas/executions.js'
 import { flows } from '../../schemas/flows.js'
 import { templates } from '../../schemas/templates.js'
+import { users } from '../../schemas/users.js'
 import { startCutProxy } from '../support/cut-proxy.js'
 import { countExchanges, messagesIn } from '../support/postgres-messages.js'
 import { type PostgresServer, startPostgres, withStack } from '../support/postgres-stack.js'
@@ -94,15 +100,44 @@ async function testCommits(t: Test, server: PostgresServer) {
     t.strictSame(await idsOf(storage), ids.sort())
   })
 
-  t.test('what is large has less company', async (t) => {
+  t.test('what is large has less company, or none', async (t) => {
     const { storage, sent } = await openWatched(t, server, { poolSize: 1 })
-    const large = Array.from({ length: 5 }, (_, i) => template(`l-${i}`, 'x'.repeat(100 * 1024)))
-    const huge = template('huge', 'x'.repeat(300 * 1024))
-    await Promise.all([...large, huge].map((change) => commit(storage, change)))
+    const of = (size: number) => (_: unknown, i: number) =>
+      commit(storage, template(`${size}-${i}`, 'x'.repeat(1000 * size)))
+    await Promise.all([...Array.from({ length: 6 }, of(60)), ...Array.from({ length: 2 }, of(90))])
     const sizes = messagesIn(sent()).filter(({ type }) => type === 'B')
-    const rounded = sizes.map(({ length }) => Math.round(length / 100 / 1024))
-    t.strictSame(rounded, [2, 2, 1, 3], 'hundreds of KiB in each')
-    t.equal((await idsOf(storage)).length, 6)
+    const rounded = sizes.map(({ length }) => Math.round(length / 30_000) * 30)
+    t.strictSame(rounded.sort(), [120, 240, 90, 90], 'thousands of bytes in each')
+    t.equal((await idsOf(storage)).length, 8)
+  })
+
+  t.test('a server that hangs: who was not sent is told so after the time for that', async (t) => {
+    const { storage, proxy } = await openWatched(t, server, { connectTimeoutMs: 500 })
+    // Two groups are under way, each on a connection that there is.
+    await Promise.all([storage.ping(), storage.ping(), storage.ping()])
+    proxy.withholdAnswers()
+    const sent: Promise<unknown>[] = []
+    const waiting: Promise<unknown>[] = []
+    for (let i = 0; i < 80; i++) (i < 64 ? sent : waiting).push(commit(storage, template(`${i}`)))
+    const results = Promise.allSettled(sent)
+    for (const result of await Promise.allSettled(waiting))
+      t.match(result, { status: 'rejected', reason: { code: 'unavailable' } })
+    proxy.heal()
+    proxy.cutAll()
+    for (const result of await results)
+      t.match(result, { status: 'rejected', reason: { code: 'outcome_unknown' } })
+  })
+
+  t.test('one commit that the server cannot store is the only one to fail', async (t) => {
+    const { storage, sql } = await openWatched(t, server)
+    await sql(`create function broken() returns trigger language plpgsql as $$
+      begin raise exception using errcode = 'XX001', message = 'a damaged page'; end $$;
+      create trigger broken before insert on templates
+        for each row when (new.id = 'broken') execute function broken()`)
+    const ids = ['a', 'b', 'broken', 'c', 'd']
+    const outcomes = await Promise.allSettled(ids.map((id) => commit(storage, template(id))))
+    t.strictSame(codesOf(outcomes), ['outcome_unknown', ...Array(4).fill('stored')])
+    t.strictSame(await idsOf(storage), ['a', 'b', 'c', 'd'])
   })
 
   for (const alone of [true, false])
@@ -177,14 +212,23 @@ async function testCommits(t: Test, server: PostgresServer) {
 }
 
 async function testReads(t: Test, server: PostgresServer) {
-  t.test('brief reads that come at once share a connection', async (t) => {
+  t.test('brief reads of a table that come at once share a connection', async (t) => {
     const { storage, sql, database } = await openWatched(t, server)
     const sessions = `select count(*)::int from pg_stat_activity
       where datname = '${database}' and application_name = 'workflow-api'`
-    await Promise.all(Array.from({ length: 16 }, () => read(storage, 't')))
+    const reads = (count: number) => Array.from({ length: count }, () => read(storage, 't'))
+    await Promise.all(reads(16))
     t.strictSame(await sql(sessions), { count: 1 })
-    await Promise.all(Array.from({ length: 17 }, () => read(storage, 't')))
+    await Promise.all(reads(17))
     t.strictSame(await sql(sessions), { count: 2 }, 'one more than may share it')
+    await Promise.all([...reads(17), storage.get({ resource: flows, tenant }, 'f')])
+    t.strictSame(await sql(sessions), { count: 3 }, 'one of another table')
+    const everybody = { resource: users, tenant: ACROSS_TENANTS } as const
+    await Promise.all([1, 2, 3, 4].map(() => storage.list(everybody, { limit: 1 })))
+    t.strictSame(await sql(sessions), { count: 4 }, 'lists that no index begins with')
+    const large = { resource: templates, tenant } as const
+    await Promise.all([1, 2, 3, 4, 5].map(() => storage.list(large, { limit: 1000 })))
+    t.strictSame(await sql(sessions), { count: 5 }, 'large pages')
   })
 
   t.test('a read that may take its time has a connection of its own', async (t) => {
@@ -211,6 +255,34 @@ async function testReads(t: Test, server: PostgresServer) {
     proxy.cutAll()
     for (const row of await Promise.all(reads)) t.match(row, { id: 'asked-again' })
     t.equal(timesSent('asked-again'), 16)
+  })
+
+  t.test('reads that wait for a lock too long are not asked again', async (t) => {
+    const { storage, other, timesSent } = await openWatched(t, server, { timeoutMs: 1000 })
+    const holder = await other()
+    await holder.query('begin; lock table templates in access exclusive mode')
+    const reads = Array.from({ length: 8 }, () => read(storage, 'asked-once'))
+    for (const result of await Promise.allSettled(reads))
+      t.match(result, { status: 'rejected', reason: { code: 'unavailable' } })
+    t.equal(timesSent('asked-once'), 8)
+    await holder.query('rollback')
+    t.equal(await read(storage, 'asked-once'), null)
+  })
+
+  t.test('a read that could not be prepared does not end prepared statements', async (t) => {
+    const warnings: string[] = []
+    const onWarning = (message: string) => warnings.push(message)
+    const { database, url, other } = await openWatched(t, server)
+    await server.query(database, `alter database ${database} set lock_timeout = '1s'`)
+    const storage = createStorage(await openPostgres({ url, onWarning }))
+    t.teardown(() => storage.close())
+    const holder = await other()
+    await holder.query('begin; lock table templates in access exclusive mode')
+    const [first, ...others] = [1, 2, 3].map(() => read(storage, 't'))
+    await t.rejects(first as Promise<unknown>, { code: 'unavailable' })
+    await holder.query('rollback')
+    t.strictSame(await Promise.all(others), [null, null])
+    t.strictSame(warnings, [])
   })
 
   t.test('a table that is missing for a while does not end prepared statements', async (t) => {
