@@ -14,7 +14,7 @@ export interface ConnectionOptions {
    * warning when a pooler in transaction mode turns out not to keep them.
    */
   readonly preparedStatements?: boolean
-  /** How long a request waits for a connection, in milliseconds; 5000 by default. */
+  /** How long a request waits for a connection, in milliseconds, 1 at least; 5000 by default. */
   readonly connectTimeoutMs?: number
   /** How long it then waits for its answer, in milliseconds; 15000 by default. */
   readonly timeoutMs?: number
@@ -93,18 +93,18 @@ export function openConnections(options: ConnectionOptions): Connections {
       // A replica answers "read-only" after a failover: the next connection may find the primary.
       broken ||= lost || state === '25006'
       release()
+      if (isUnknown(error)) {
+        // Not the server's fault where the one before, which was to prepare it, failed.
+        if (failed.has(statement.text)) resolve(sendAlone(statement))
+        else reject(error)
+        return
+      }
+      failed.add(statement.text)
       if (lost) {
         // One that is given up takes along those behind it, which waited as long.
         const late = performance.now() - begin > 0.9 * timeoutMs
         reject(wasNeverSent(error) ? unavailable(error) : new Unanswered(error, late))
-      } else if (isUnknown(error)) {
-        // Not the server's fault where the one before, which was to prepare it, failed.
-        if (failed.has(statement.text)) resolve(sendAlone(statement))
-        else reject(error)
-      } else {
-        failed.add(statement.text)
-        reject(error)
-      }
+      } else reject(error)
     }
 
     for (const each of waiting)

@@ -40,6 +40,8 @@ interface EncodedCommit {
 const GROUP_LIMITS = { groups: 2, members: 32, size: 256 * 1024 }
 /** What is larger gains nothing by company. */
 const LARGEST_IN_GROUP = 64 * 1024
+/** Of a commit in a group: each may have to wait for a lock. */
+const MOST_CHANGES_IN_GROUP = 4
 /** How long a group waits for locks, in milliseconds, before its commits are tried one by one. */
 const GROUP_LOCK_TIMEOUT_MS = 100
 /** A page that is larger, in rows, takes the server its time. */
@@ -192,7 +194,9 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
 
     async apply(tenant, changes) {
       const encoded = { tenant, changes: JSON.stringify(encodeChanges(changes)) }
-      const inCompany = onlyInserts(changes) && encoded.changes.length <= LARGEST_IN_GROUP
+      const small =
+        changes.length <= MOST_CHANGES_IN_GROUP && encoded.changes.length <= LARGEST_IN_GROUP
+      const inCompany = small && onlyInserts(changes)
       const stored = await track(inCompany ? commitInGroup(encoded) : commit(encoded))
       return decodeStored(changes, stored) as (DriverRow | null)[]
     },
@@ -214,14 +218,16 @@ const commitText = 'select public.apply_changes($1, $2)'
 /**
  * Whether the server could not go on, as with a damaged page, but says that it was with this
  * statement: then nothing of it was stored. It may say so in another language, and is not understood.
+ * Other states may be a pooler's, which does not know.
  */
 function isErrorOfStatement(error: unknown): boolean {
   const { cause } = error as StorageError
-  return stateOf(cause) !== undefined && (cause as pg.DatabaseError).severity === 'ERROR'
+  const isServers = /^(58|XX)/.test(stateOf(cause) ?? '')
+  return isServers && (cause as pg.DatabaseError).severity === 'ERROR'
 }
 
 /**
- * One transaction for all. Before each, the time that is left to wait for locks is set, until the
+ * One transaction for all. Before each, the time that is left to wait for a lock is set, until the
  * transaction ends.
  */
 const groupText = `

@@ -75,6 +75,16 @@ async function openWatched(
       const [row] = await server.query(database, text)
       return row
     },
+    /** Has the server fail when it inserts the template of this id. */
+    async failOn(id: string, state: string) {
+      await server.query(
+        database,
+        `create function fail() returns trigger language plpgsql as $$
+           begin raise exception using errcode = '${state}', message = 'made by the test'; end $$;
+         create trigger fail before insert on templates
+           for each row when (new.id = '${id}') execute function fail()`
+      )
+    },
     /** Waits until so many sessions of the storage wait for a lock. */
     async lockWaited(sessions = 1) {
       const waiting = `select from pg_stat_activity
@@ -111,6 +121,14 @@ async function testCommits(t: Test, server: PostgresServer) {
     t.equal((await idsOf(storage)).length, 8)
   })
 
+  t.test('what has many changes has no company', async (t) => {
+    const { storage, sent } = await openWatched(t, server, { poolSize: 1 })
+    const many = [1, 2, 3].map((n) => [1, 2, 3, 4, 5].map((each) => template(`${n}-${each}`)))
+    await Promise.all(many.map((changes) => commit(storage, ...changes)))
+    t.equal(countExchanges(sent()), 3)
+    t.equal((await idsOf(storage)).length, 15)
+  })
+
   t.test('a server that hangs: who was not sent is told so after the time for that', async (t) => {
     const { storage, proxy } = await openWatched(t, server, { connectTimeoutMs: 500 })
     // Two groups are under way, each on a connection that there is.
@@ -129,16 +147,25 @@ async function testCommits(t: Test, server: PostgresServer) {
   })
 
   t.test('one commit that the server cannot store is the only one to fail', async (t) => {
-    const { storage, sql } = await openWatched(t, server)
-    await sql(`create function broken() returns trigger language plpgsql as $$
-      begin raise exception using errcode = 'XX001', message = 'a damaged page'; end $$;
-      create trigger broken before insert on templates
-        for each row when (new.id = 'broken') execute function broken()`)
+    const { storage, failOn } = await openWatched(t, server)
+    await failOn('broken', 'XX001')
     const ids = ['a', 'b', 'broken', 'c', 'd']
     const outcomes = await Promise.allSettled(ids.map((id) => commit(storage, template(id))))
     t.strictSame(codesOf(outcomes), ['outcome_unknown', ...Array(4).fill('stored')])
     t.strictSame(await idsOf(storage), ['a', 'b', 'c', 'd'])
   })
+
+  t.test(
+    'what a pooler may have answered leaves all in doubt, and none is sent again',
+    async (t) => {
+      const { storage, failOn, timesSent } = await openWatched(t, server)
+      await failOn('broken', '08P01')
+      const ids = ['first', 'broken', 'last']
+      const outcomes = await Promise.allSettled(ids.map((id) => commit(storage, template(id))))
+      t.strictSame(codesOf(outcomes), Array(3).fill('outcome_unknown'))
+      for (const id of ids) t.equal(timesSent(`"key":"${id}"`), 1, 'sent once')
+    }
+  )
 
   for (const alone of [true, false])
     t.test(`who waits for a lock ${alone ? 'alone' : 'in a group'} holds up nobody`, async (t) => {
