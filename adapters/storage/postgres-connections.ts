@@ -58,7 +58,6 @@ export class Unanswered extends Error {
   }
 }
 
-export const CONNECT_TIMEOUT_MS = 5000
 /** Brief statements on one connection: the last waits for the others. */
 const MOST_TOGETHER = 16
 
@@ -68,10 +67,21 @@ interface Waiting {
   readonly reject: (error: unknown) => void
 }
 
-export function openConnections(options: ConnectionOptions): Connections {
-  const { timeoutMs = 15_000, onWarning = (message) => process.emitWarning(message) } = options
+export function withDefaults({
+  url,
+  poolSize = 10,
+  preparedStatements = true,
+  connectTimeoutMs = 5000,
+  timeoutMs = 15_000,
+  onWarning = (message) => process.emitWarning(message)
+}: ConnectionOptions): Required<ConnectionOptions> {
+  return { url, poolSize, preparedStatements, connectTimeoutMs, timeoutMs, onWarning }
+}
+
+export function openConnections(options: Required<ConnectionOptions>): Connections {
+  const { timeoutMs, onWarning } = options
   const pool = openPool(options)
-  let prepared = options.preparedStatements ?? true
+  let prepared = options.preparedStatements
   /** By tables: those that go together at the end of this turn of the event loop. */
   const gathering = new Map<string, Waiting[]>()
 
@@ -173,11 +183,7 @@ export function openConnections(options: ConnectionOptions): Connections {
   }
 }
 
-function openPool({
-  url,
-  poolSize = 10,
-  connectTimeoutMs = CONNECT_TIMEOUT_MS
-}: ConnectionOptions): pg.Pool {
+function openPool({ url, poolSize, connectTimeoutMs }: Required<ConnectionOptions>): pg.Pool {
   const pool = new pg.Pool({
     connectionString: url,
     max: poolSize,

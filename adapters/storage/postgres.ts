@@ -7,14 +7,14 @@ import { StorageError } from './errors.js'
 import { readMigrations } from './migrations.js'
 import type { TenantId } from './port.js'
 import {
-  CONNECT_TIMEOUT_MS,
   type ConnectionOptions,
   openConnections,
   type SqlRow,
   type Statement,
   stateOf,
   Unanswered,
-  unavailable
+  unavailable,
+  withDefaults
 } from './postgres-connections.js'
 import { assertSchemaLevel, missingMigrations } from './schema-level.js'
 import {
@@ -56,7 +56,8 @@ const RETRY_MS = 20
  * @throws StorageError `schema_outdated` where migrations are missing: it applies none itself.
  */
 export async function openPostgres(options: ConnectionOptions): Promise<Driver> {
-  const connections = openConnections(options)
+  const settings = withDefaults(options)
+  const connections = openConnections(settings)
   const known = readMigrations('postgres')
   const running = new Set<Promise<unknown>>()
 
@@ -128,7 +129,7 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
       sizeOf: ({ changes }: EncodedCommit) => changes.length,
       waitedTooLong: () => unavailable(new Error('too many commits wait for it'))
     },
-    { ...GROUP_LIMITS, waitMs: options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS }
+    { ...GROUP_LIMITS, waitMs: settings.connectTimeoutMs }
   )
 
   function storageError(error: unknown): unknown {
@@ -169,7 +170,7 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
   }
 
   try {
-    await checkSchema(options.onWarning ?? ((message) => process.emitWarning(message)))
+    await checkSchema(settings.onWarning)
   } catch (error) {
     await connections.end()
     throw error

@@ -51,19 +51,16 @@ async function openWatched(
   t.teardown(() => proxy.close())
   const database = await server.createDatabase()
   const url = server.url(database)
-  const behind = url.replace(`:${server.port}/`, `:${proxy.port}/`)
-  const storage = createStorage(await openPostgres({ url: behind, ...options }))
+  const storage = createStorage(await openPostgres({ url: proxy.through(url), ...options }))
   t.teardown(() => storage.close())
   await createLoadTenant(storage, tenant)
   proxy.forget()
 
-  const sent = () => Buffer.concat(proxy.sent)
   return {
     database,
     url,
     storage,
     proxy,
-    sent,
     /** A session of somebody else, ended with the test. */
     async other() {
       const client = new pg.Client({ connectionString: url })
@@ -90,9 +87,7 @@ async function openWatched(
       const waiting = `select from pg_stat_activity
         where datname = '${database}' and wait_event_type = 'Lock'`
       while ((await server.query(database, waiting)).length < sessions) await sleep(5)
-    },
-    /** How often a text was sent. */
-    timesSent: (text: string) => sent().toString('latin1').split(text).length - 1
+    }
   }
 }
 
@@ -103,29 +98,29 @@ await withStack(t, startPostgres, async (server) => {
 
 async function testCommits(t: Test, server: PostgresServer) {
   t.test('inserts that come at once share exchanges', async (t) => {
-    const { storage, sent } = await openWatched(t, server, { poolSize: 1 })
+    const { storage, proxy } = await openWatched(t, server, { poolSize: 1 })
     const ids = Array.from({ length: 40 }, (_, i) => `at-once-${i}`)
     await Promise.all(ids.map((id) => commit(storage, template(id))))
-    t.equal(countExchanges(sent()), 2, '32 and 8')
+    t.equal(countExchanges(proxy.sent()), 2, '32 and 8')
     t.strictSame(await idsOf(storage), ids.sort())
   })
 
   t.test('what is large has less company, or none', async (t) => {
-    const { storage, sent } = await openWatched(t, server, { poolSize: 1 })
+    const { storage, proxy } = await openWatched(t, server, { poolSize: 1 })
     const of = (size: number) => (_: unknown, i: number) =>
       commit(storage, template(`${size}-${i}`, 'x'.repeat(1000 * size)))
     await Promise.all([...Array.from({ length: 6 }, of(60)), ...Array.from({ length: 2 }, of(90))])
-    const sizes = messagesIn(sent()).filter(({ type }) => type === 'B')
+    const sizes = messagesIn(proxy.sent()).filter(({ type }) => type === 'B')
     const rounded = sizes.map(({ length }) => Math.round(length / 30_000) * 30)
     t.strictSame(rounded.sort(), [120, 240, 90, 90], 'thousands of bytes in each')
     t.equal((await idsOf(storage)).length, 8)
   })
 
   t.test('what has many changes has no company', async (t) => {
-    const { storage, sent } = await openWatched(t, server, { poolSize: 1 })
+    const { storage, proxy } = await openWatched(t, server, { poolSize: 1 })
     const many = [1, 2, 3].map((n) => [1, 2, 3, 4, 5].map((each) => template(`${n}-${each}`)))
     await Promise.all(many.map((changes) => commit(storage, ...changes)))
-    t.equal(countExchanges(sent()), 3)
+    t.equal(countExchanges(proxy.sent()), 3)
     t.equal((await idsOf(storage)).length, 15)
   })
 
@@ -158,12 +153,12 @@ async function testCommits(t: Test, server: PostgresServer) {
   t.test(
     'what a pooler may have answered leaves all in doubt, and none is sent again',
     async (t) => {
-      const { storage, failOn, timesSent } = await openWatched(t, server)
+      const { storage, failOn, proxy } = await openWatched(t, server)
       await failOn('broken', '08P01')
       const ids = ['first', 'broken', 'last']
       const outcomes = await Promise.allSettled(ids.map((id) => commit(storage, template(id))))
       t.strictSame(codesOf(outcomes), Array(3).fill('outcome_unknown'))
-      for (const id of ids) t.equal(timesSent(`"key":"${id}"`), 1, 'sent once')
+      for (const id of ids) t.equal(proxy.timesSent(`"key":"${id}"`), 1, 'sent once')
     }
   )
 
@@ -212,13 +207,13 @@ async function testCommits(t: Test, server: PostgresServer) {
   })
 
   t.test('a connection that breaks: nobody knows of any, and none is sent again', async (t) => {
-    const { storage, proxy, timesSent } = await openWatched(t, server)
+    const { storage, proxy } = await openWatched(t, server)
     proxy.cutAnswers()
     const ids = Array.from({ length: 20 }, (_, i) => `cut-${i}-off`)
     const outcomes = await Promise.allSettled(ids.map((id) => commit(storage, template(id))))
     for (const outcome of outcomes)
       t.match(outcome, { status: 'rejected', reason: { code: 'outcome_unknown' } })
-    for (const id of ids) t.equal(timesSent(`"key":"${id}"`), 1, 'sent once')
+    for (const id of ids) t.equal(proxy.timesSent(`"key":"${id}"`), 1, 'sent once')
     proxy.heal()
     t.strictSame(await idsOf(storage), [...ids].sort(), 'they were stored all the same')
   })
@@ -272,26 +267,26 @@ async function testReads(t: Test, server: PostgresServer) {
   })
 
   t.test('a connection that breaks under several reads: all are asked again', async (t) => {
-    const { storage, proxy, timesSent } = await openWatched(t, server)
+    const { storage, proxy } = await openWatched(t, server)
     await commit(storage, template('asked-again'))
     proxy.forget()
     proxy.withholdAnswers()
     const reads = Array.from({ length: 8 }, () => read(storage, 'asked-again'))
-    while (timesSent('asked-again') < 8) await sleep(5)
+    while (proxy.timesSent('asked-again') < 8) await sleep(5)
     proxy.heal()
     proxy.cutAll()
     for (const row of await Promise.all(reads)) t.match(row, { id: 'asked-again' })
-    t.equal(timesSent('asked-again'), 16)
+    t.equal(proxy.timesSent('asked-again'), 16)
   })
 
   t.test('reads that wait for a lock too long are not asked again', async (t) => {
-    const { storage, other, timesSent } = await openWatched(t, server, { timeoutMs: 1000 })
+    const { storage, other, proxy } = await openWatched(t, server, { timeoutMs: 1000 })
     const holder = await other()
     await holder.query('begin; lock table templates in access exclusive mode')
     const reads = Array.from({ length: 8 }, () => read(storage, 'asked-once'))
     for (const result of await Promise.allSettled(reads))
       t.match(result, { status: 'rejected', reason: { code: 'unavailable' } })
-    t.equal(timesSent('asked-once'), 8)
+    t.equal(proxy.timesSent('asked-once'), 8)
     await holder.query('rollback')
     t.equal(await read(storage, 'asked-once'), null)
   })

@@ -38,7 +38,7 @@ await withStack(t, startPostgres, async (server) => {
     for (const prepared of [true, false]) {
       const database = await server.createDatabase()
       const env = readEnvironment({
-        DATABASE_URL: server.url(database).replace(`:${server.port}/`, `:${proxy.port}/`),
+        DATABASE_URL: proxy.through(server.url(database)),
         DATABASE_POOL_SIZE: '2',
         DATABASE_PREPARED_STATEMENTS: `${prepared}`
       })
@@ -48,7 +48,7 @@ await withStack(t, startPostgres, async (server) => {
       const sessions = `select count(*)::int from pg_stat_activity where datname = '${database}'`
       t.strictSame(await server.query('postgres', sessions), [{ count: 2 }])
       // Parse: a length, the name of the statement, its text.
-      const isNamed = /P.{4}[\w-]+\0\s*select/s.test(Buffer.concat(proxy.sent).toString('latin1'))
+      const isNamed = /P.{4}[\w-]+\0\s*select/s.test(proxy.sent().toString('latin1'))
       t.equal(isNamed, prepared, `prepared: ${prepared}`)
       await driver.close()
     }

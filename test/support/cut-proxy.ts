@@ -4,8 +4,12 @@ import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 /** A TCP proxy that breaks connections where a test wants it to. */
 export interface CutProxy {
   readonly port: number
-  /** What clients sent, a chunk each, since the last `forget`. */
-  readonly sent: Buffer[]
+  /** Where clients reach by the proxy what `url` is the address of. */
+  through(url: string): string
+  /** What clients sent since the last `forget`. */
+  sent(): Buffer
+  /** How often they sent a text since then. */
+  timesSent(text: string): number
   forget(): void
   /** From now on requests arrive, but their answers do not: the connection breaks instead. */
   cutAnswers(): void
@@ -20,7 +24,7 @@ export interface CutProxy {
 
 export async function startCutProxy(target: number): Promise<CutProxy> {
   const sockets = new Set<Socket>()
-  const sent: Buffer[] = []
+  const chunks: Buffer[] = []
   let mode: 'pass' | 'cut' | 'withhold' = 'pass'
 
   const server = createServer((client) => {
@@ -36,7 +40,7 @@ export async function startCutProxy(target: number): Promise<CutProxy> {
       })
     }
     client.on('data', (chunk) => {
-      sent.push(chunk)
+      chunks.push(chunk)
       upstream.write(chunk)
     })
     upstream.on('data', (chunk) => {
@@ -51,11 +55,15 @@ export async function startCutProxy(target: number): Promise<CutProxy> {
     for (const socket of sockets) socket.destroy()
   }
 
+  const { port } = server.address() as AddressInfo
+  const sent = () => Buffer.concat(chunks)
   return {
-    port: (server.address() as AddressInfo).port,
+    port,
+    through: (url) => url.replace(`:${target}/`, `:${port}/`),
     sent,
+    timesSent: (text) => sent().toString('latin1').split(text).length - 1,
     forget: () => {
-      sent.length = 0
+      chunks.length = 0
     },
     cutAnswers: () => {
       mode = 'cut'
