@@ -1,5 +1,7 @@
+import { existsSync, readFileSync } from 'node:fs'
 import { readdir, readFile } from 'node:fs/promises'
-import type { Profiler } from 'node:inspector'
+import type { Profiler, Runtime } from 'node:inspector'
+import { SourceMap } from 'node:module'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Load, send } from './compare.js'
@@ -92,10 +94,12 @@ function sharesOf({ nodes, samples = [], timeDeltas = [] }: Profiler.Profile): S
   function partOf(id: number): string | null {
     const { functionName } = (byId.get(id) as Profiler.ProfileNode).callFrame
     for (let at: number | undefined = id; at !== undefined; at = parents.get(at)) {
-      const { url } = (byId.get(at) as Profiler.ProfileNode).callFrame
+      const { callFrame } = byId.get(at) as Profiler.ProfileNode
       // The profiler itself, when it begins.
-      if (url === 'node:inspector') return null
-      if (url) return at === id ? placeOf(url) : `${functionName || 'callbacks'} of ${placeOf(url)}`
+      if (callFrame.url === 'node:inspector') return null
+      if (!callFrame.url) continue
+      const place = placeOf(callFrame)
+      return at === id ? place : `${functionName || 'callbacks'} of ${place}`
     }
     return functionName.replace(/^\((.*)\)$/, '$1')
   }
@@ -113,10 +117,26 @@ function sharesOf({ nodes, samples = [], timeDeltas = [] }: Profiler.Profile): S
 }
 
 /** A package, a file of ours, or Node.js. */
-function placeOf(url: string): string {
-  const [, ofPackage] = /.*\/node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(url) ?? []
-  const ours = url.startsWith(root) ? url.slice(root.length).replace(/^dist\//, '') : url
-  return ofPackage ?? (url.startsWith('node:') ? 'Node.js' : ours)
+function placeOf({ url, lineNumber, columnNumber }: Runtime.CallFrame): string {
+  if (url.startsWith('node:')) return 'Node.js'
+  const source = sourceMapOf(url)?.findEntry(lineNumber, columnNumber)
+  const file = source && 'originalSource' in source ? new URL(source.originalSource, url).href : url
+  const [, ofPackage] = /.*\/node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(file) ?? []
+  return ofPackage ?? (file.startsWith(root) ? file.slice(root.length) : file)
 }
 
+/** Of a file of our build. */
+function sourceMapOf(url: string): SourceMap | undefined {
+  if (!url.startsWith(`${root}dist/`)) return undefined
+  if (!sourceMaps.has(url)) {
+    const map = new URL(`${url}.map`)
+    sourceMaps.set(
+      url,
+      existsSync(map) ? new SourceMap(JSON.parse(readFileSync(map, 'utf8'))) : undefined
+    )
+  }
+  return sourceMaps.get(url)
+}
+
+const sourceMaps = new Map<string, SourceMap | undefined>()
 const root = new URL('..', import.meta.url).href

@@ -39,11 +39,11 @@ function startScript(): string {
 }
 
 /**
- * Starts a program of `bench/peers` with nothing else in its environment; its log goes to a file of
+ * Starts the build of a program of `bench/peers` with nothing else in its environment; its log goes to a file of
  * the folder. Ended with this process at the latest.
  */
 export async function startPeer(name: string, folder: string, env: Environment): Promise<Server> {
-  const program = fileURLToPath(new URL(`./peers/${name}.mjs`, import.meta.url))
+  const program = fileURLToPath(packageFile(`dist/bench/peers/${name}.js`))
   const log = openSync(join(folder, `${name}-${randomBytes(4).toString('hex')}.log`), 'w')
   const { PATH = '' } = process.env
   const child = spawn(process.execPath, [...(name === 'own' ? nodeOptions : []), program], {

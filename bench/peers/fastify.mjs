@@ -2,8 +2,8 @@
 // speak of. It logs one line for each request, as ours does, where Fastify alone logs two.
 import { randomUUID } from 'node:crypto'
 import fastify, { LogController } from 'fastify'
-import Database from '../../dist/adapters/storage/better-sqlite3.js'
-import { templates } from '../../dist/schemas/templates.js'
+import Database from '../../adapters/storage/better-sqlite3.ts'
+import { templates } from '../../schemas/templates.ts'
 import { announce, output } from './log.mjs'
 import { templateRow, timeOf } from './rows.mjs'
 

@@ -2,7 +2,7 @@
 // route that answers the same at once, which is the least that an answer from a cache can cost.
 import fastify, { LogController } from 'fastify'
 import OpenAI from 'openai'
-import { LlmCompletion, LlmRequest, LlmTokens } from '../../dist/schemas/llm.js'
+import { LlmCompletion, LlmRequest, LlmTokens } from '../../schemas/llm.ts'
 import { announce, output } from './log.mjs'
 
 const client = new OpenAI({ apiKey: 'k', baseURL: process.env.OPENAI_BASE_URL })

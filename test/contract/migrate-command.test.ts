@@ -1,20 +1,17 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { tmpdir } from 'node:os'
-import { fileURLToPath } from 'node:url'
 import t from 'tap'
-import { packageFile } from '../../adapters/package-files.js'
 import { readMigrations } from '../../adapters/storage/migrations.js'
 import { uncounted } from '../support/child-process.js'
 import { startPostgres, withStack } from '../support/postgres-stack.js'
+import { builtProgram } from '../support/server.js'
 
 const versions = readMigrations('postgres').map(({ version }) => version)
-const command = fileURLToPath(packageFile('src/migrate.ts'))
-const loader = import.meta.resolve('tsx')
 
 /** Runs the command where no `.env` is, with these variables only. */
 async function migrate(args: string[], variables: Record<string, string> = {}) {
-  const child = spawn(process.execPath, ['--import', loader, command, ...args], {
+  const child = spawn(process.execPath, [builtProgram('migrate'), ...args], {
     cwd: tmpdir(),
     env: { PATH: process.env.PATH, ...uncounted, ...variables },
     stdio: ['ignore', 'pipe', 'pipe']

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
 import t from 'tap'
 import type { Child } from '../support/child-process.js'
-import { addressOf, buildServer, startBuiltServer } from '../support/server.js'
+import { addressOf, startServer } from '../support/server.js'
 import { temporaryFolder } from '../support/storages.js'
 import {
   faultsOf,
@@ -44,7 +44,6 @@ t.test(`${rounds} kills lose nothing that was acknowledged`, async (t) => {
   const folder = temporaryFolder(t)
   const file = join(folder, 'app.db')
   const env = { SQLITE_PATH: file, LOG_LEVEL: 'silent', AUTH_RATE_LIMIT_PER_MINUTE: '1000000' }
-  await buildServer()
 
   let kills = 0
   async function kill(child: Child): Promise<void> {
@@ -66,11 +65,11 @@ t.test(`${rounds} kills lose nothing that was acknowledged`, async (t) => {
 
   for (let round = 0; round < rounds; round++) {
     if (round % STARTS_KILLED === 0) {
-      const early = startBuiltServer(t, folder, env)
+      const early = startServer(t, folder, env)
       await sleep(starts[round])
       await kill(early)
     }
-    const child = startBuiltServer(t, folder, env)
+    const child = startServer(t, folder, env)
     const api = await addressOf(child)
     await check(round, api)
     last ??= await register(api, 'the writer')
@@ -86,7 +85,7 @@ t.test(`${rounds} kills lose nothing that was acknowledged`, async (t) => {
     before = now
   }
 
-  const api = await addressOf(startBuiltServer(t, folder, env))
+  const api = await addressOf(startServer(t, folder, env))
   const { token } = last as Registered
   await check(rounds, api)
   const whole = { since: '2000-01-01T00:00:00Z', flows: all, registered: [] }

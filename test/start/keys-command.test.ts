@@ -1,20 +1,17 @@
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import t from 'tap'
-import { packageFile } from '../../adapters/package-files.js'
 import Database from '../../adapters/storage/better-sqlite3.js'
 import { startChild } from '../support/child-process.js'
-import { addressOf, startServer } from '../support/server.js'
+import { addressOf, builtProgram, startServer } from '../support/server.js'
 import { temporaryFolder } from '../support/storages.js'
 
-const tsx = import.meta.resolve('tsx')
-const command = packageFile('src/keys-command.ts').pathname
 const key = () => randomBytes(32).toString('base64')
 const SECRETS = 200
 
 async function runKeys(cwd: string, env: Record<string, string>, ...args: string[]) {
   const { PATH = '' } = process.env
-  const child = startChild(process.execPath, ['--import', tsx, command, ...args], {
+  const child = startChild(process.execPath, [builtProgram('keys-command'), ...args], {
     cwd,
     env: { PATH, ...env }
   })

@@ -64,14 +64,14 @@ t.test('on SQLite rows, sessions and tokens outlive a restart', async (t) => {
 
 t.test('--dev works on SQLite with demo data', async (t) => {
   const folder = temporaryFolder(t)
-  const child = startServer(t, folder, {}, ['--dev'])
+  const child = startServer(t, folder, {}, { args: ['--dev'] })
   const api = await addressOf(child)
   t.match(child.output(), /Storage +sqlite/)
   t.ok(existsSync(join(folder, 'data/app.db')))
   t.equal((await post(`${api}/auth/login`, demo)).status, 200)
   child.signal('SIGTERM')
   await child.ended()
-  const again = startServer(t, folder, {}, ['--dev'])
+  const again = startServer(t, folder, {}, { args: ['--dev'] })
   t.equal((await post(`${await addressOf(again)}/auth/login`, demo)).status, 200)
 })
 

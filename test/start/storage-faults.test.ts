@@ -14,7 +14,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import Database from '../../adapters/storage/better-sqlite3.js'
 import { type Child, runChild } from '../support/child-process.js'
-import { addressOf, buildServer, startBuiltServer } from '../support/server.js'
+import { addressOf, startServer } from '../support/server.js'
 import { lockElsewhere } from '../support/sqlite-lock.js'
 import { temporaryFolder } from '../support/storages.js'
 import {
@@ -93,7 +93,6 @@ const lockedFile: Fault = {
 const asItIs = ['env', '-u', 'NODE_OPTIONS'] as const
 
 t.setTimeout(600_000)
-t.before(buildServer)
 
 async function canMount(): Promise<boolean> {
   try {
@@ -111,7 +110,7 @@ for (const fault of [limitOfFileSize, fullFileSystem, lockedFile])
     const folder = (await fault.folder?.(t)) ?? temporaryFolder(t)
     const file = join(folder, 'app.db')
     const env = { SQLITE_PATH: file }
-    let server = startBuiltServer(t, folder, env, asItIs)
+    let server = startServer(t, folder, env, { under: asItIs })
     let api = await addressOf(server)
     const admin = await register(api, 'the writer')
     const round: Round = { since: '2000-01-01T00:00:00Z', flows: [], registered: [admin] }
@@ -143,7 +142,7 @@ for (const fault of [limitOfFileSize, fullFileSystem, lockedFile])
 
     server.signal('SIGKILL')
     await server.ended()
-    const early = startBuiltServer(t, folder, env, asItIs)
+    const early = startServer(t, folder, env, { under: asItIs })
     const refusal = await early.wrote('/api/docs\n').then(
       () => null,
       () => early.output()
@@ -154,7 +153,7 @@ for (const fault of [limitOfFileSize, fullFileSystem, lockedFile])
     early.signal('SIGTERM')
     t.equal(await early.ended(), refusal === null ? 0 : 1)
     await endAgain()
-    server = startBuiltServer(t, folder, env, asItIs)
+    server = startServer(t, folder, env, { under: asItIs })
     api = await addressOf(server)
     t.strictSame(await faultsOf(api, admin.token, round), [], 'as the next one does')
     t.equal(integrityOf(file), 'ok')
@@ -233,7 +232,7 @@ async function assertReads(t: Test, api: string, { token, userId }: Registered):
 async function writtenFile(t: Test, signal: NodeJS.Signals) {
   const folder = temporaryFolder(t)
   const file = join(folder, 'app.db')
-  const start = () => startBuiltServer(t, folder, { SQLITE_PATH: file }, unprivileged)
+  const start = () => startServer(t, folder, { SQLITE_PATH: file }, { under: unprivileged })
   const server = start()
   const api = await addressOf(server)
   const admin = await register(api, 'the writer')

@@ -1,12 +1,9 @@
-import { packageFile } from '../../adapters/package-files.js'
 import type { TenantId } from '../../adapters/storage/port.js'
 import { startChild } from './child-process.js'
+import { builtProgram } from './server.js'
 
 /** The tenant of the demo data. */
 export const demoTenant = '019b76da-a800-7000-8000-000000000000' as TenantId
-
-const tsx = import.meta.resolve('tsx')
-const seed = packageFile('src/seed.ts').pathname
 
 /** Runs `npm run seed` in a folder with these variables and no others, and returns what it wrote. */
 export async function runSeed(
@@ -14,7 +11,7 @@ export async function runSeed(
   env: Readonly<Record<string, string>>
 ): Promise<string> {
   const { PATH = '' } = process.env
-  const child = startChild(process.execPath, ['--import', tsx, seed], {
+  const child = startChild(process.execPath, [builtProgram('seed')], {
     cwd: folder,
     env: { PATH, ...env }
   })
