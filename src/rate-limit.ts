@@ -32,9 +32,8 @@ export function countingStore(shared?: SharedRedis): FastifyRateLimitStoreCtor {
   shared?.define('countInWindow', { numberOfKeys: 1, lua: countInWindow })
 
   class CountingStore implements FastifyRateLimitStore {
-    readonly #local = new LRUCache<string, { current: number; ends: number }>({
-      max: MOST_COUNTERS
-    })
+    /** Made by the first call: its lists are long, and most limits are never met. */
+    #local?: LRUCache<string, { current: number; ends: number }>
     readonly #space: string
 
     constructor(options: object) {
@@ -59,6 +58,7 @@ export function countingStore(shared?: SharedRedis): FastifyRateLimitStoreCtor {
 
     #countLocally(key: string, windowMs: number): Count {
       const now = Date.now()
+      this.#local ??= new LRUCache({ max: MOST_COUNTERS })
       let counter = this.#local.get(key)
       if (!counter || counter.ends <= now) {
         counter = { current: 0, ends: now + windowMs }
