@@ -39,8 +39,8 @@ function startScript(): string {
 }
 
 /**
- * Starts the build of a program of `bench/peers` with nothing else in its environment; its log goes to a file of
- * the folder. Ended with this process at the latest.
+ * Starts a program of `bench/peers`, as it was built, with nothing else in its environment; its log
+ * goes to a file of the folder. Ended with this process at the latest.
  */
 export async function startPeer(name: string, folder: string, env: Environment): Promise<Server> {
   const program = fileURLToPath(packageFile(`dist/bench/peers/${name}.js`))
