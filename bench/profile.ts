@@ -117,12 +117,19 @@ function sharesOf({ nodes, samples = [], timeDeltas = [] }: Profiler.Profile): S
 }
 
 /** A package, a file of ours, or Node.js. */
-function placeOf({ url, lineNumber, columnNumber }: Runtime.CallFrame): string {
-  if (url.startsWith('node:')) return 'Node.js'
-  const source = sourceMapOf(url)?.findEntry(lineNumber, columnNumber)
-  const file = source && 'originalSource' in source ? new URL(source.originalSource, url).href : url
+function placeOf(frame: Runtime.CallFrame): string {
+  if (frame.url.startsWith('node:')) return 'Node.js'
+  const file = sourceOf(frame)
   const [, ofPackage] = /.*\/node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(file) ?? []
   return ofPackage ?? (file.startsWith(root) ? file.slice(root.length) : file)
+}
+
+/** The file that a part of our build was made of. What a module does as it is loaded has none. */
+function sourceOf({ url, lineNumber, columnNumber }: Runtime.CallFrame): string {
+  const map = sourceMapOf(url)
+  if (!map) return url
+  const entry = map.findEntry(lineNumber, columnNumber)
+  return 'originalSource' in entry ? new URL(entry.originalSource, url).href : 'our modules'
 }
 
 /** Of a file of our build. */

@@ -32,7 +32,7 @@ export function countingStore(shared?: SharedRedis): FastifyRateLimitStoreCtor {
   shared?.define('countInWindow', { numberOfKeys: 1, lua: countInWindow })
 
   class CountingStore implements FastifyRateLimitStore {
-    /** Made by the first call: its lists are long, and most limits are never met. */
+    /** Made by the first call: its lists are long, and each limited route has a store. */
     #local?: LRUCache<string, { current: number; ends: number }>
     readonly #space: string
 

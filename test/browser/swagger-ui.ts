@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { type BrowserContext, chromium, type Locator, type Page } from 'playwright-core'
 import t from 'tap'
 import { startChild } from '../support/child-process.js'
+import { builtProgram } from '../support/server.js'
 import { temporaryFolder } from '../support/storages.js'
 
 /**
@@ -10,7 +11,7 @@ import { temporaryFolder } from '../support/storages.js'
  */
 
 const root = join(import.meta.dirname, '..', '..')
-const server = startChild(process.execPath, ['--import', 'tsx', 'src/server.ts'], {
+const server = startChild(process.execPath, [builtProgram('server')], {
   cwd: root,
   env: { ...process.env, NODE_ENV: '', STORAGE: 'memory', PORT: '0', HOST: '127.0.0.1' }
 })

@@ -5,7 +5,7 @@ import { builtProgram } from './server.js'
 /** The tenant of the demo data. */
 export const demoTenant = '019b76da-a800-7000-8000-000000000000' as TenantId
 
-/** Runs `npm run seed` in a folder with these variables and no others, and returns what it wrote. */
+/** Runs the program that makes the demo data in a folder with these variables and no others, and returns what it wrote. */
 export async function runSeed(
   folder: string,
   env: Readonly<Record<string, string>>

@@ -1,10 +1,11 @@
+import { fileURLToPath } from 'node:url'
 import { packageFile } from '../../adapters/package-files.js'
 import { type Child, startChild } from './child-process.js'
 import type { Teardown } from './storages.js'
 
 /** The path of a program of the build, which tap makes before the first test. */
 export function builtProgram(name: 'server' | 'migrate' | 'seed' | 'keys-command'): string {
-  return packageFile(`dist/src/${name}.js`).pathname
+  return fileURLToPath(packageFile(`dist/src/${name}.js`))
 }
 
 /** How a server is started, where not by Node.js alone. */
