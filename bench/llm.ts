@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { Agent, type IncomingMessage, request } from 'node:http'
 import { join } from 'node:path'
-import { compare, type Load, quantile, spreadOf } from './compare.js'
+import { compare, type Load, quantile, type Side, spreadOf } from './compare.js'
 import type { Extent } from './groups.js'
 import { profileUnderLoad, withProfile } from './profile.js'
 import type { Row } from './results.js'
@@ -54,6 +54,9 @@ async function compareRates(servers: Servers, extent: Extent): Promise<Row[]> {
   const package_ = { load: await answered(postOf(`${bare.url}/complete`, ask)), pid: bare.pid }
   const constant = { load: await answered(postOf(`${bare.url}/constant`, ask)), pid: bare.pid }
   const rows: Row[] = []
+  const push = async (row: Row, server: Server, { load }: Side) => {
+    rows.push(await withProfile(row, () => profileUnderLoad(server, load, extent.seconds)))
+  }
   const add = async (
     what: string,
     beside: string,
@@ -61,23 +64,8 @@ async function compareRates(servers: Servers, extent: Extent): Promise<Row[]> {
     reach: Row['reach'] = null
   ) => {
     const found = await compare(mine, theirs, extent)
-    rows.push(
-      await withProfile({ what, beside, reach, ...found }, () =>
-        profileUnderLoad(own, mine.load, extent.seconds)
-      )
-    )
+    await push({ what, beside, reach, ...found }, own, mine)
     return found
-  }
-  const addTarget = async (
-    what: string,
-    target: number,
-    rate: number,
-    server: Server,
-    load: Load
-  ) => {
-    const beside = `${target} requests/s`
-    const row = { what, beside, ratio: spreadOf([rate / target]), reach: { least: 1 } }
-    rows.push(await withProfile(row, () => profileUnderLoad(server, load, extent.seconds)))
   }
 
   if (BENCH_GATEWAY) {
@@ -90,7 +78,7 @@ async function compareRates(servers: Servers, extent: Extent): Promise<Row[]> {
     package_,
     extent
   ])
-  await addTarget('LLM: complete', FROM_PROVIDER, calls.ours.rate, own, ours.load)
+  await push(besideTarget('LLM: complete', calls.ours.rate, FROM_PROVIDER), own, ours)
   await add('LLM: complete', 'the provider itself', [ours, { load: direct }, extent])
   await add('LLM: stream of ten pieces', 'the provider itself', [
     stream,
@@ -99,8 +87,17 @@ async function compareRates(servers: Servers, extent: Extent): Promise<Row[]> {
   ])
   const what = 'LLM: complete, from the cache'
   const found = await add(what, 'bare Fastify with the answer at hand', [hits, constant, extent])
-  await addTarget(what, FROM_CACHE, found.ours.rate, cached, hits.load)
+  await push(besideTarget(what, found.ours.rate, FROM_CACHE), cached, hits)
   return rows
+}
+
+function besideTarget(what: string, rate: number, target: number): Row {
+  return {
+    what,
+    beside: `${target} requests/s`,
+    ratio: spreadOf([rate / target]),
+    reach: { least: 1 }
+  }
 }
 
 const ask = { prompt: 'Hi' }

@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { readdir, readFile } from 'node:fs/promises'
 import type { Profiler, Runtime } from 'node:inspector'
 import { SourceMap } from 'node:module'
@@ -135,15 +135,13 @@ function sourceOf({ url, lineNumber, columnNumber }: Runtime.CallFrame): string 
 /** Of a file of our build. */
 function sourceMapOf(url: string): SourceMap | undefined {
   if (!url.startsWith(`${root}dist/`)) return undefined
-  if (!sourceMaps.has(url)) {
-    const map = new URL(`${url}.map`)
-    sourceMaps.set(
-      url,
-      existsSync(map) ? new SourceMap(JSON.parse(readFileSync(map, 'utf8'))) : undefined
-    )
+  let map = sourceMaps.get(url)
+  if (!map) {
+    map = new SourceMap(JSON.parse(readFileSync(new URL(`${url}.map`), 'utf8')))
+    sourceMaps.set(url, map)
   }
-  return sourceMaps.get(url)
+  return map
 }
 
-const sourceMaps = new Map<string, SourceMap | undefined>()
+const sourceMaps = new Map<string, SourceMap>()
 const root = new URL('..', import.meta.url).href

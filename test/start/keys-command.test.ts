@@ -2,22 +2,14 @@ import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import t from 'tap'
 import Database from '../../adapters/storage/better-sqlite3.js'
-import { startChild } from '../support/child-process.js'
-import { addressOf, builtProgram, startServer } from '../support/server.js'
+import { addressOf, runProgram, startServer } from '../support/server.js'
 import { temporaryFolder } from '../support/storages.js'
 
 const key = () => randomBytes(32).toString('base64')
 const SECRETS = 200
 
-async function runKeys(cwd: string, env: Record<string, string>, ...args: string[]) {
-  const { PATH = '' } = process.env
-  const child = startChild(process.execPath, [builtProgram('keys-command'), ...args], {
-    cwd,
-    env: { PATH, ...env }
-  })
-  const code = await child.ended()
-  return { code, output: child.output() }
-}
+const runKeys = (cwd: string, env: Record<string, string>, ...args: string[]) =>
+  runProgram('keys-command', cwd, env, args)
 
 t.test('keys are rotated while the API serves', async (t) => {
   const folder = temporaryFolder(t)

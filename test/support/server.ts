@@ -3,8 +3,10 @@ import { packageFile } from '../../adapters/package-files.js'
 import { type Child, startChild } from './child-process.js'
 import type { Teardown } from './storages.js'
 
+type Program = 'server' | 'migrate' | 'seed' | 'keys-command'
+
 /** The path of a program of the build, which tap makes before the first test. */
-export function builtProgram(name: 'server' | 'migrate' | 'seed' | 'keys-command'): string {
+export function builtProgram(name: Program): string {
   return fileURLToPath(packageFile(`dist/src/${name}.js`))
 }
 
@@ -40,6 +42,22 @@ export function startServer(
     await child.ended()
   })
   return child
+}
+
+/** Runs a program of the build to its end, in a folder with these variables and no others. */
+export async function runProgram(
+  name: Program,
+  folder: string,
+  env: Readonly<Record<string, string>>,
+  args: readonly string[] = []
+): Promise<{ code: number | null; output: string }> {
+  const { PATH = '' } = process.env
+  const child = startChild(process.execPath, [builtProgram(name), ...args], {
+    cwd: folder,
+    env: { PATH, ...env }
+  })
+  const code = await child.ended()
+  return { code, output: child.output() }
 }
 
 /** Waits until the server listens, and returns the address of its API. */
