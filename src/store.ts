@@ -82,13 +82,16 @@ export interface Store {
   ): Promise<Committed<Changes>>
 }
 
+/** A change, and of an update which of its columns are not as they were. */
+type Written = Change & { readonly changed?: readonly string[] }
+
 /** How often a change that depends on the row is tried while others change the row too. */
 const MOST_TRIES = 20
 
 export function createStore(storage: Storage, origin: Origin): Store {
   const { tenant } = origin
 
-  function entryFor(change: Change, at: Date, { verb, elsewhere = [] }: ChangeOptions): Change {
+  function entryFor(change: Written, at: Date, { verb, elsewhere = [] }: ChangeOptions): Change {
     const { resource } = change
     const row = {
       id: uuid(),
@@ -104,7 +107,7 @@ export function createStore(storage: Storage, origin: Origin): Store {
   }
 
   /** Returns the rows of the changes, and then their audit entries. */
-  function write(changes: readonly Change[], options: ChangeOptions = {}) {
+  function write(changes: readonly Written[], options: ChangeOptions = {}) {
     const at = new Date()
     const entries = changes
       .filter(({ op, resource }) => op !== 'check' && resource.audited)
@@ -144,16 +147,18 @@ export function createStore(storage: Storage, origin: Origin): Store {
     async update(resource, key, given, options = {}) {
       const { ifMatch, along = [], elsewhere = [] } = options
       const decide = typeof given === 'function' ? given : () => given
-      // Without a decision that depends on the row, the last one to set a field wins.
       const guarded = typeof given === 'function' || isVersions(ifMatch)
       for (let tries = 0; tries < MOST_TRIES; tries++) {
         const row = await matching(resource, key, ifMatch)
-        const set = differing(resource, row, decide(row))
-        if (Object.keys(set).length + along.length + elsewhere.length === 0) return row
+        const set = decide(row)
+        const changed = changedColumns(resource, row, set)
+        if (changed.length + along.length + elsewhere.length === 0) return row
         const expect = guarded ? (row.version as number) : undefined
         try {
+          // All that is given, not what differs from a row that may be another by now: of two who
+          // change it at once, the last one wins with everything.
           const [updated] = await write(
-            [{ op: 'update', resource, key, expect, set }, ...along],
+            [{ op: 'update', resource, key, expect, set, changed }, ...along],
             options
           )
           return updated as never
@@ -209,30 +214,37 @@ function keyOf(change: Change): string {
 }
 
 /** Names as clients know them: what was made of a password is called password. */
-function changedFields(change: Change, elsewhere: readonly string[]): string[] {
-  const values: Readonly<Record<string, unknown>> =
-    change.op === 'insert' ? change.row : change.op === 'update' ? change.set : {}
+function changedFields(change: Written, elsewhere: readonly string[]): string[] {
   const { hidden, writeOnly } = change.resource
   const fields = new Set<string>(elsewhere.filter((field) => writeOnly.includes(field)))
-  for (const name of Object.keys(values)) {
-    if (change.op === 'insert' && (values[name] ?? null) === null) continue
+  for (const name of writtenColumns(change)) {
     if (!hidden.includes(name)) fields.add(name)
     else for (const field of writeOnly) fields.add(field)
   }
   return [...fields].sort()
 }
 
-/** What would change, compared as the storage keeps it. */
-function differing<R extends AnyResource>(resource: R, row: Stored<R>, set: Values<R>): Values<R> {
+function writtenColumns(change: Written): readonly string[] {
+  if (change.op === 'update') return change.changed ?? Object.keys(change.set)
+  if (change.op !== 'insert') return []
+  const row: Readonly<Record<string, unknown>> = change.row
+  return Object.keys(row).filter((name) => (row[name] ?? null) !== null)
+}
+
+/** The columns that would change, compared as the storage keeps them. */
+function changedColumns<R extends AnyResource>(
+  { columns }: R,
+  row: Stored<R>,
+  set: Values<R>
+): string[] {
   const given = set as Readonly<Record<string, unknown>>
-  const changed: Record<string, unknown> = {}
-  for (const column of resource.columns as readonly Column[]) {
-    if (given[column.name] === undefined) continue
-    const value = normalValue(column, given[column.name])
-    if (!isDeepStrictEqual(row[column.name as keyof typeof row], value))
-      changed[column.name] = value
-  }
-  return changed as Values<R>
+  const differs = (column: Column) =>
+    given[column.name] !== undefined &&
+    !isDeepStrictEqual(
+      row[column.name as keyof typeof row],
+      normalValue(column, given[column.name])
+    )
+  return (columns as readonly Column[]).filter(differs).map(({ name }) => name)
 }
 
 export function isVersions(ifMatch: IfMatch): ifMatch is ReadonlySet<number> {

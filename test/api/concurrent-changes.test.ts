@@ -1,0 +1,68 @@
+import t, { type Test } from 'tap'
+import type { Storage } from '../../adapters/storage/port.js'
+import { testApi } from '../support/api.js'
+import { testStorages } from '../support/storages.js'
+import { troubledStorage } from '../support/troubled-storage.js'
+
+for (const on of testStorages)
+  t.test(`changes that overlap on ${on.kind}`, { skip: on.skip }, async (t) => {
+    const { api, overlapping } = await testOverlaps(t)
+    const admin = await api.register()
+
+    for (const method of ['PUT', 'PATCH'] as const)
+      t.test(`of two ${method}s the last one wins with all that it says`, async (t) => {
+        const flow = `/flows/flow_${method}`
+        await admin.send('PUT', flow, { name: 'a', definition: { v: 1 } })
+        const last = await overlapping(
+          () => admin.send(method, flow, { name: 'b', definition: { v: 1 } }),
+          () => admin.send(method, flow, { name: 'a', definition: { v: 2 } })
+        )
+        t.equal(last.statusCode, 200)
+        t.match(last.json(), { name: 'a', definition: { v: 2 } })
+        t.strictSame((await admin.send('GET', flow)).json(), last.json())
+      })
+
+    t.test('a PATCH leaves alone what it does not say', async (t) => {
+      await admin.send('PUT', '/flows/flow_other', { name: 'a', definition: { v: 1 } })
+      const last = await overlapping(
+        () => admin.send('PATCH', '/flows/flow_other', { name: 'b' }),
+        () => admin.send('PATCH', '/flows/flow_other', { definition: { v: 2 } })
+      )
+      t.match(last.json(), { name: 'b', definition: { v: 2 } })
+    })
+
+    t.test('the audit names what changed, and not all that was given', async (t) => {
+      await admin.send('PUT', '/flows/flow_audited', { name: 'a', definition: { v: 1 } })
+      await admin.send('PUT', '/flows/flow_audited', { name: 'a', definition: { v: 2 } })
+      const entries = await admin.send('GET', '/audit?resource_id=flow_audited')
+      t.match(entries.json(), [{ action: 'flow.update', fields: ['definition'] }, {}])
+    })
+
+    t.test("an admin's new password ends the session that sets one at the same time", async (t) => {
+      const person = await api.person(admin, 'viewer')
+      await overlapping(
+        () => person.send('PATCH', '/users/me', { password: 'a password of their own' }),
+        () => admin.send('PATCH', `/users/${person.id}`, { password: 'one that the admin gave' })
+      )
+      t.equal((await person.send('GET', '/users/me')).statusCode, 401)
+    })
+
+    /** The API, and a way to have one request come between what another reads and what it commits. */
+    async function testOverlaps(t: Test) {
+      const actual = await on.open(t)
+      const identity = await on.openIdentity?.(t, actual)
+      const { storage, trouble } = troubledStorage(actual)
+      const overlapping = <T>(between: () => Promise<unknown>, request: () => Promise<T>) => {
+        let came = false
+        const commit = async (write: Parameters<Storage['commit']>[0]) => {
+          if (!came) {
+            came = true
+            await between()
+          }
+          return actual.commit(write)
+        }
+        return trouble({ commit: commit as Storage['commit'] }, request)
+      }
+      return { api: await testApi(t, { storage, ...(identity ? { identity } : {}) }), overlapping }
+    }
+  })
