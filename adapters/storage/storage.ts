@@ -188,6 +188,8 @@ function timestamp(text: string): string {
 
 /** A copy that nobody can change: the caller keeps the original, and drivers may hand this out. */
 function frozenCopy(value: unknown): unknown {
+  // JSON is written without the sign of zero, and so only memory would keep it.
+  if (value === 0) return 0
   if (typeof value !== 'object' || value === null) return value
   if (Array.isArray(value)) {
     const copies: unknown[] = []
