@@ -1,4 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
+import type { Awaitable } from '../adapters/awaitable.js'
 import { StorageError } from '../adapters/storage/errors.js'
 import type {
   Change,
@@ -64,7 +65,7 @@ export interface Store {
   update<R extends AnyResource>(
     resource: R,
     key: string,
-    set: Values<R> | ((row: Stored<R>) => Values<R>),
+    set: Values<R> | ((row: Stored<R>) => Awaitable<Values<R>>),
     options?: ChangeOptions
   ): Promise<Stored<R>>
   /** Creates the row or sets all that it is made of. */
@@ -150,7 +151,7 @@ export function createStore(storage: Storage, origin: Origin): Store {
       const guarded = typeof given === 'function' || isVersions(ifMatch)
       for (let tries = 0; tries < MOST_TRIES; tries++) {
         const row = await matching(resource, key, ifMatch)
-        const set = decide(row)
+        const set = await decide(row)
         const changed = changedColumns(resource, row, set)
         if (changed.length + along.length + elsewhere.length === 0) return row
         const expect = guarded ? (row.version as number) : undefined

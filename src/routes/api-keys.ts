@@ -2,10 +2,11 @@ import { Type } from '@sinclair/typebox'
 import type { FastifyInstance } from 'fastify'
 import { ApiKeyRotation, apiKeys, ShownApiKey } from '../../schemas/api-keys.js'
 import type { Role } from '../../schemas/resource.js'
+import { users } from '../../schemas/users.js'
 import { keptOf, newApiKeyText } from '../api-key-text.js'
 import type { ApiKeyRow, ApiKeys } from '../api-keys.js'
 import { ApiError } from '../problems.js'
-import { etag, ifMatchOf, includesRole, route } from '../route.js'
+import { type Caller, etag, ifMatchOf, includesRole, route } from '../route.js'
 import { newKey } from '../store.js'
 import { keyParams, locationOf, resourceRoutes } from './resources.js'
 
@@ -72,30 +73,32 @@ export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
       summary: 'Exchange an API key for a new one',
       description:
         'The old key goes on working for a while, a day unless told otherwise. One that was rotated ' +
-        'before and is still in its time ends at once: at most two keys work. You become its owner.'
+        'before and is still in its time ends at once: at most two keys work. So does one whose owner ' +
+        'is gone, or has less than its role by now. You become its owner.'
     },
     params: keyParams(apiKeys),
     body: ApiKeyRotation,
     answers: { 200: { description: 'The new key.', schema: shown, headers: ['ETag'] } },
     problems: [412],
-    async handler(request, reply, { account, store }) {
+    async handler(request, reply, caller) {
+      const { account, store } = caller
       const { id } = request.params as { id: string }
       const { grace_seconds = 0, expires_at } = request.body
       assertFuture(expires_at)
       const key = newApiKeyText()
-      const graceEnd = Date.now() + grace_seconds * 1000
       const options = { ifMatch: ifMatchOf(request), verb: 'rotate' }
       const before: ApiKeyRow[] = []
       const row = await store.update(
         apiKeys,
         id,
-        (old) => {
+        async (old) => {
           before.push(old)
+          const grace = (await hasItsRole(old, caller)) ? grace_seconds : 0
           return {
             ...keptOf(key),
             owner_id: account.owner,
             previous_hash: old.hash,
-            previous_expires_at: earlier(graceEnd, old.expires_at),
+            previous_expires_at: earlier(Date.now() + grace * 1000, old.expires_at),
             ...(expires_at === undefined ? {} : { expires_at })
           }
         },
@@ -112,6 +115,16 @@ export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
 export function assertGrantable(own: Role, granted: Role): void {
   if (!includesRole(own, granted))
     throw new ApiError('forbidden', `Your role is ${own}: you cannot give ${granted}.`)
+}
+
+/** Whether a key has what its row says. One that lost it does not get it back by having a new owner. */
+async function hasItsRole(
+  { owner_id, role }: ApiKeyRow,
+  { account, store }: Caller
+): Promise<boolean> {
+  if (owner_id === account.owner) return true
+  const owner = await store.get(users, owner_id)
+  return owner !== null && includesRole(owner.role, role)
 }
 
 /** @throws ApiError `validation_failed` */

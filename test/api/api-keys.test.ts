@@ -129,6 +129,18 @@ for (const on of testStorages)
       t.equal(await statusOf(api.as(key)), 401)
     })
 
+    t.test('what it lost with its owner does not come back by rotating it', async (t) => {
+      for (const [method, body] of [['PATCH', { role: 'viewer' }], ['DELETE']] as const) {
+        const maker = await api.person(admin, 'admin')
+        const made = await maker.send('POST', '/api-keys', { name: 'K', role: 'admin' })
+        const { id, key } = made.json()
+        await admin.send(method, `/users/${maker.id}`, body)
+        const rotated = await admin.send('POST', `/api-keys/${id}/rotate`, {})
+        t.equal(await statusOf(api.as(rotated.json().key), '/users'), 200)
+        t.equal(await statusOf(api.as(key)), 401, method)
+      }
+    })
+
     t.test('only its name can be changed', async (t) => {
       const { id } = await create()
       const renamed = await admin.send('PATCH', `/api-keys/${id}`, { name: 'Export' })
