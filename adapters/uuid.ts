@@ -19,6 +19,11 @@ export function uuid(): string {
   return v7({ random, msecs: lastMs, seq: sequence })
 }
 
+/** The instant that a UUIDv7 begins with, in milliseconds since 1970. */
+export function instantOf(id: string): number {
+  return Number.parseInt(id.replaceAll('-', '').slice(0, 12), 16)
+}
+
 function nextRandom(): Uint8Array {
   if (used === pool.length) {
     randomFillSync(pool)

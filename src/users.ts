@@ -11,6 +11,8 @@ import {
   type TenantId,
   type Values
 } from '../adapters/storage/port.js'
+import { instantOf, uuid } from '../adapters/uuid.js'
+import { audit } from '../schemas/audit.js'
 import type { Registration } from '../schemas/auth.js'
 import { tenants } from '../schemas/tenants.js'
 import { type User, users } from '../schemas/users.js'
@@ -45,8 +47,11 @@ export interface Users {
     attempt: Attempt,
     requestId: string
   ): Promise<UserRow>
-  /** The id of a user to be made: a repeat goes on with the account that an earlier try left. */
-  newId(attempt: Attempt): Promise<string>
+  /**
+   * The id of a user to be made. Where another service keeps the accounts, a repeat goes on with the
+   * one that an earlier try left.
+   */
+  newId(store: Store, attempt: Attempt): Promise<string>
   create(
     store: Store,
     row: NewRow<typeof users>,
@@ -61,7 +66,9 @@ export interface Users {
 export function createUsers(storage: Storage, identity: Identity, accounts: Accounts): Users {
   function endedSessions(keptToken: string | undefined): Values<typeof users> {
     const kept = keptToken === undefined ? null : identity.sessionOf(keptToken)
-    return { sessions_from: new Date().toISOString(), session_kept: kept?.id ?? null }
+    // By what sessions begin with, which does not go back where the clock does.
+    const from = new Date(instantOf(uuid()))
+    return { sessions_from: from.toISOString(), session_kept: kept?.id ?? null }
   }
 
   async function updateOnce(
@@ -122,13 +129,10 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
       })
     },
 
-    async newId(attempt) {
+    async newId(store, attempt) {
+      if (!identity.service) return newKey(users)
       const id = attempt.uuid('user', 'request')
-      // The same request made a user so long ago that its record is over.
-      const isTaken =
-        attempt.isRepeatable &&
-        (await storage.get({ resource: users, tenant: ACROSS_TENANTS }, id)) !== null
-      return isTaken ? newKey(users) : id
+      return attempt.isRepeatable && (await wasUsed(store, id)) ? newKey(users) : id
     },
 
     async create(store, row, password, along) {
@@ -158,6 +162,16 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
           )
         )
       })
+  }
+
+  /**
+   * Whether the same request made a user so long ago that its record is over. What that user had,
+   * such as API keys, is nobody else's even where the user is gone.
+   */
+  async function wasUsed(store: Store, id: string): Promise<boolean> {
+    const { rows } = await store.list(audit, { filter: { resource_id: id }, limit: 1 })
+    const from = { resource: users, tenant: ACROSS_TENANTS } as const
+    return rows.length > 0 || (await storage.get(from, id)) !== null
   }
 
   /** Starts over while others change the row, unless the caller asked for one version of it. */

@@ -4,7 +4,7 @@ import { type Session, sessions } from '../../schemas/sessions.js'
 import { type User, users } from '../../schemas/users.js'
 import { StorageError } from '../storage/errors.js'
 import { ACROSS_TENANTS, type Change, type Storage, type TenantId } from '../storage/port.js'
-import { uuid } from '../uuid.js'
+import { instantOf, uuid } from '../uuid.js'
 import type { AccountChange, Identity, SignedIn } from './port.js'
 
 /** Makes and checks password hashes. */
@@ -155,7 +155,7 @@ export async function openLocalIdentity(options: LocalIdentityOptions): Promise<
 
     sessionOf(token) {
       const claims = claimsOf(token)
-      return claims && { id: claims.sid, since: madeAt(claims.sid) }
+      return claims && { id: claims.sid, since: instantOf(claims.sid) }
     },
 
     signIn,
@@ -226,11 +226,6 @@ function remembering(verify: (token: string) => AccessClaims | null) {
     if (claims) known.set(signature, { token, claims })
     return claims
   }
-}
-
-/** The instant that a UUIDv7 begins with. */
-function madeAt(id: string): number {
-  return Number.parseInt(id.replaceAll('-', '').slice(0, 12), 16)
 }
 
 /** The row is all there is, so there is nothing to finish or to undo. */

@@ -19,7 +19,7 @@ export interface Behaviour<R extends AnyResource> {
   /** The columns that a body means, for rows made and replaced. */
   readonly columns?: (body: Body, key: string, caller: Caller) => Values<R>
   /** The key of a row that is made, where it is neither given nor just any. */
-  readonly newKey?: (attempt: Attempt) => Awaitable<string>
+  readonly newKey?: (attempt: Attempt, caller: Caller) => Awaitable<string>
   readonly create?: (
     row: NewRow<R>,
     body: Body,
@@ -120,7 +120,7 @@ export function resourceRoutes<R extends AnyResource>(
           resource,
           make() {
             const given = body[key] as string | undefined
-            const chosen = given ?? behaviour.newKey?.(attempt) ?? newKey(resource)
+            const chosen = given ?? behaviour.newKey?.(attempt, caller) ?? newKey(resource)
             return whenThere(
               chosen,
               (id) => ({ [key]: id, ...columns(body, id, caller) }) as NewRow<R>

@@ -41,7 +41,7 @@ export function userRoutes(app: FastifyInstance, accounts: Users): void {
   resourceRoutes(app, users, {
     columns: ({ password: _, ...columns }) => columns,
     view: withTenantName,
-    newKey: (attempt) => accounts.newId(attempt),
+    newKey: (attempt, { store }) => accounts.newId(store, attempt),
     create: (row, { password }, { store }, along) =>
       accounts.create(store, row, password as string, along),
     update: (id, body, { store, account, token }, options) =>

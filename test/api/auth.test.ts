@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { mock } from 'node:test'
 import { verify } from '@node-rs/argon2'
 import t from 'tap'
 import { openLocalIdentity } from '../../adapters/identity/local.js'
@@ -210,3 +211,13 @@ t.test(
     t.equal((await api.as(token)('GET', '/users')).statusCode, 500)
   }
 )
+
+t.test('a new password ends sessions where the clock was put back, too', async (t) => {
+  const api = await testApi(t)
+  const admin = await api.register()
+  const person = await api.person(admin, 'viewer')
+  mock.timers.enable({ apis: ['Date'], now: Date.now() - 60_000 })
+  t.teardown(() => mock.timers.reset())
+  await admin.send('PATCH', `/users/${person.id}`, { password: 'one that the admin gave' })
+  t.equal((await person.send('GET', '/users/me')).statusCode, 401)
+})

@@ -232,6 +232,20 @@ for (const on of testStorages)
       }
     })
 
+    t.test('a user made again when the record is over has nothing of the first', async (t) => {
+      const login = { email: `${randomUUID()}@example.com`, password: 'a good password' }
+      const post = repeatable(send, '/users', { name: 'Carol', role: 'admin', ...login })
+      const first = (await post()).json()
+      const { token } = (await api.send('POST', '/auth/login', login)).json()
+      const { key } = (await api.as(token)('POST', '/api-keys', { name: 'K' })).json()
+      t.equal((await send('DELETE', `/users/${first.id}`)).statusCode, 204)
+      await endRecords(storage, admin)
+      const again = await post()
+      t.equal(again.statusCode, 201)
+      t.not(again.json().id, first.id)
+      t.equal((await api.as(key)('GET', '/flows')).statusCode, 401)
+    })
+
     t.test('records hold no password, no token and no hidden column', async (t) => {
       const { rows } = await storage.list(
         { resource: idempotencyKeys, tenant: await tenantOf(storage, admin) },
@@ -344,6 +358,7 @@ async function identityElsewhere(storage: Storage) {
   const accounts = new Map<string, string>()
   const identity: Identity = {
     ...local,
+    service: 'elsewhere',
     async createAccount(account) {
       const { id, email } = account
       if ((accounts.get(email) ?? id) !== id) throw new AccountError('email_taken', 'It is taken.')
