@@ -60,6 +60,8 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
   const connections = openConnections(settings)
   const known = readMigrations('postgres')
   const running = new Set<Promise<unknown>>()
+  // Well before the answer is given up: a commit that is refused for a lock is not stored later.
+  const lockTimeout = String(Math.ceil(settings.timeoutMs / 2))
 
   /** Remembers the request until it is answered, for `close`. */
   function track<T>(request: Promise<T>): Promise<T> {
@@ -97,7 +99,7 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
   async function commit({ tenant, changes }: EncodedCommit): Promise<unknown> {
     for (let tries = 1; ; tries++) {
       try {
-        const values = [tenant, changes]
+        const values = [tenant, changes, lockTimeout]
         const [stored] = await sendCommits({ text: commitText, values, onePlan: true })
         return stored
       } catch (error) {
@@ -214,7 +216,9 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
   }
 }
 
-const commitText = 'select public.apply_changes($1, $2)'
+/** Until the transaction ends, and so in this statement alone. */
+const commitText = `
+  select case when set_config('lock_timeout', $3, true) <> '' then public.apply_changes($1, $2) end`
 
 /**
  * Whether the server could not go on, as with a damaged page, but says that it was with this

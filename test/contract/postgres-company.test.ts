@@ -190,6 +190,18 @@ async function testCommits(t: Test, server: PostgresServer) {
       t.match(await read(storage, 'stalls-1'), { id: 'stalls-1' }, 'and so are they, in the end')
     })
 
+  t.test('a commit that waits for a lock too long is refused, and not stored later', async (t) => {
+    const { storage, other } = await openWatched(t, server, { timeoutMs: 1000 })
+    await commit(storage, template('locked'))
+    const holder = await other()
+    await holder.query(`begin; update templates set name = 'theirs' where id = 'locked'`)
+    const set = { name: 'ours' }
+    const change = { op: 'update', resource: templates, key: 'locked', set } as const
+    await t.rejects(commit(storage, change), { code: 'unavailable' })
+    await holder.query('commit')
+    t.match(await read(storage, 'locked'), { name: 'theirs' })
+  })
+
   t.test('two servers that insert the same keys, each in another order', async (t) => {
     const { storage, url } = await openWatched(t, server)
     const second = createStorage(await openPostgres({ url }))
