@@ -36,6 +36,7 @@ import { userRoutes } from './routes/users.js'
 import { setSecurityHeaders } from './security-headers.js'
 import { buildSerializer } from './serializer.js'
 import { arrivalTimes, mostSilenceMs, stopInOrder } from './sockets.js'
+import { mostHookMs } from './stopping.js'
 import { createUsers } from './users.js'
 import { buildValidator } from './validator.js'
 import { version } from './version.js'
@@ -77,6 +78,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     requestTimeout: env.REQUEST_TIMEOUT_MS,
     connectionTimeout: mostSilenceMs(env),
     keepAliveTimeout: env.KEEP_ALIVE_TIMEOUT_MS,
+    pluginTimeout: mostHookMs(env),
     trustProxy: env.TRUST_PROXY ?? false,
     // 128 characters of a key, each up to 12 when percent-encoded.
     routerOptions: { maxParamLength: 1536 },

@@ -49,11 +49,14 @@ async function main(): Promise<void> {
     if (err) app.log.error({ err }, 'stopping after an error')
     stopping.abort()
     const pruned = retention.stop()
-    await stopServing(app, env, { atOnce: err !== undefined })
-    await pruned
-    for (const provider of providers) provider.close()
-    await storage.close()
-    redis?.disconnect()
+    try {
+      await stopServing(app, env, { atOnce: err !== undefined })
+    } finally {
+      await pruned
+      for (const provider of providers) provider.close()
+      await storage.close()
+      redis?.disconnect()
+    }
   })
 }
 

@@ -8,12 +8,19 @@ const LAST_WORDS_MS = 1000
 const FLUSH_MS = 5000
 /** About what a load balancer takes that looks every second or two. */
 const PRODUCTION_DELAY_MS = 5000
+/** Beyond all of these, so that it is never Fastify that gives up first. */
+const HOOK_MARGIN_MS = 1000
 
 type Times = Pick<Environment, 'NODE_ENV' | 'SHUTDOWN_DELAY_MS' | 'SHUTDOWN_TIMEOUT_MS'>
 
 /** Longest time that stopping takes, in milliseconds: what is left then is given up. */
 export function mostStoppingMs(env: Times): number {
   return delayOf(env) + env.SHUTDOWN_TIMEOUT_MS + LAST_WORDS_MS + FLUSH_MS
+}
+
+/** How long a hook of Fastify's may take, those that wait for what is under way included. */
+export function mostHookMs(env: Times): number {
+  return mostStoppingMs(env) + HOOK_MARGIN_MS
 }
 
 /**

@@ -129,6 +129,12 @@ t.test('what takes longer than its time is ended', async (t) => {
   t.match(child.output(), /cutting requests/)
 })
 
+t.test('Fastify does not give up before what is under way has had its time', async (t) => {
+  const { app } = await testApi(t, { env: { SHUTDOWN_TIMEOUT_MS: '60000' } })
+  const { pluginTimeout = 0 } = app.initialConfig
+  t.ok(pluginTimeout > 60_000, `${pluginTimeout}`)
+})
+
 t.test('a request that has come and is not read yet is answered', async (t) => {
   const { app } = await testApi(t)
   await app.listen({ port: 0, host: '127.0.0.1' })
