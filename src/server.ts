@@ -1,6 +1,8 @@
 import type { AddressInfo } from 'node:net'
 import closeWithGrace from 'close-with-grace'
 import type { FastifyInstance } from 'fastify'
+import type { Redis } from 'ioredis'
+import type { LlmProvider } from '../adapters/llm/port.js'
 import type { Environment } from '../schemas/environment.js'
 import { buildApp } from './app.js'
 import { runCommand } from './command.js'
@@ -23,12 +25,37 @@ async function main(): Promise<void> {
   if (development) process.env.STORAGE ||= 'sqlite'
   const env = readEnvironment(process.env)
   const providers = await openLlm(env)
-  const opened = await openBackend(env)
-  const { storage, identity, keys } = opened
+  const backend = await openBackend(env)
+  let redis: Redis | undefined
+  async function close(): Promise<void> {
+    redis?.disconnect()
+    for (const provider of providers) provider.close()
+    await backend.storage.close()
+  }
+  try {
+    if (env.REDIS_URL) redis = await connectRedis(env.REDIS_URL)
+    await serve({ env, providers, backend, redis, close })
+  } catch (error) {
+    // An open connection would keep the process from ending.
+    await close()
+    throw error
+  }
+}
+
+interface Parts {
+  readonly env: Environment
+  readonly providers: readonly LlmProvider[]
+  readonly backend: Opened
+  readonly redis: Redis | undefined
+  /** Closes all of these. */
+  close(): Promise<void>
+}
+
+async function serve({ env, providers, backend, redis, close }: Parts): Promise<void> {
+  const { storage, identity, keys } = backend
   const withDemoData = env.NODE_ENV !== 'production' && (storage.kind === 'memory' || development)
   if (withDemoData) await seedDemoData(storage, identity, keys.keyring)
 
-  const redis = env.REDIS_URL ? await connectRedis(env.REDIS_URL) : undefined
   const stopping = new AbortController()
   const app = await buildApp({
     env,
@@ -42,7 +69,7 @@ async function main(): Promise<void> {
   })
   await listen(app, env)
   const { port } = app.server.address() as AddressInfo
-  announce(env, opened, port, withDemoData)
+  announce(env, backend, port, withDemoData)
   const retention = startRetention({ storage, env, log: app.log })
 
   closeWithGrace({ delay: mostStoppingMs(env) }, async ({ err }) => {
@@ -53,9 +80,7 @@ async function main(): Promise<void> {
       await stopServing(app, env, { atOnce: err !== undefined })
     } finally {
       await pruned
-      for (const provider of providers) provider.close()
-      await storage.close()
-      redis?.disconnect()
+      await close()
     }
   })
 }
@@ -65,6 +90,7 @@ async function listen(app: FastifyInstance, { PORT, HOST }: Environment): Promis
   try {
     await app.listen({ port: PORT, host: HOST })
   } catch (cause) {
+    await app.close()
     const { code } = cause as NodeJS.ErrnoException
     const reason = code && reasons[code]
     throw reason ? new ConfigurationError(reason(PORT, HOST), { cause }) : cause

@@ -3,6 +3,7 @@ import { existsSync, statSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
+import { startRedis } from '../support/redis.js'
 import { addressOf, startServer } from '../support/server.js'
 import { type Teardown, temporaryFolder } from '../support/storages.js'
 
@@ -104,6 +105,17 @@ t.test('a mistake stops the start with a sentence, not a stack', async (t) => {
   const output = await fails(t, { SQLITE_PATH: './notes.txt' }, folder)
   t.match(output, 'not an SQLite database')
   t.notMatch(output, /^ +at /m)
+})
+
+t.test('a start that fails ends, though Redis is connected', async (t) => {
+  const { url } = await startRedis(t)
+  const taken = createServer().listen(0, '127.0.0.1')
+  await once(taken, 'listening')
+  t.teardown(() => taken.close())
+  const { port } = taken.address() as AddressInfo
+  const child = startServer(t, temporaryFolder(t), { PORT: String(port), REDIS_URL: url })
+  t.equal(await child.ended(), 1)
+  t.match(child.output(), new RegExp(`^PORT ${port} is in use`, 'm'))
 })
 
 t.test('an IPv6 address stands in brackets', async (t) => {
