@@ -1,19 +1,92 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { connect } from 'node:net'
 import t from 'tap'
 import { packageFile } from '../../adapters/package-files.js'
-import { startChild } from '../support/child-process.js'
+import { startChild, uncounted } from '../support/child-process.js'
+import { readAll } from '../support/llm-api.js'
+import { builtProgram } from '../support/server.js'
+import { type Teardown, temporaryFolder } from '../support/storages.js'
+
+const tsx = import.meta.resolve('tsx')
+
+/** What makes Node.js run a program that has `log`, the stream that is tested. */
+function logging(program: string): string[] {
+  const open = `
+    import { logStream } from '${packageFile('src/log-stream.ts')}'
+    const log = logStream()`
+  return ['--import', tsx, '--input-type=module', '--eval', open + program]
+}
+
+/** Node.js, whose standard output is read as the test wishes. Ended with the test. */
+function startUnread(t: Teardown, args: readonly string[], env: NodeJS.ProcessEnv = {}) {
+  const child = spawn(process.execPath, args, {
+    cwd: temporaryFolder(t),
+    env: { PATH: process.env.PATH, ...uncounted, ...env },
+    stdio: ['ignore', 'pipe', 'pipe']
+  })
+  t.teardown(() => child.kill('SIGKILL'))
+  child.stdout.setEncoding('utf8')
+  child.stderr.setEncoding('utf8')
+  return child
+}
 
 t.test('lines of the very end are written, more than a pipe holds too', async (t) => {
   const lines = Array.from({ length: 20_000 }, (_, n) => String(n).padEnd(99))
   const program = `
-    import { logStream } from '${packageFile('src/log-stream.ts')}'
-    const log = logStream()
     for (let n = 0; n < ${lines.length}; n++) log.write(String(n).padEnd(99) + '\\n')
     process.exit()`
-  const tsx = import.meta.resolve('tsx')
-  const args = ['--import', tsx, '--input-type=module', '--eval', program]
-  const child = startChild(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] })
+  const child = startChild(process.execPath, logging(program))
   t.equal(await child.ended(), 0)
   const written = child.output().split('\n')
   t.equal(written.length - 1, lines.length)
   t.ok(written.join('\n') === `${lines.join('\n')}\n`, 'each as it was, in order')
+})
+
+for (const [signals, delay, code] of [
+  ['a signal', '0', 0],
+  ['a second signal', '600000', 1]
+] as const)
+  t.test(`${signals} ends a server whose log is not read`, async (t) => {
+    const env = { PORT: '0', SHUTDOWN_DELAY_MS: delay }
+    const child = startUnread(t, [builtProgram('server')], env)
+    const ended = once(child, 'exit')
+    let output = ''
+    for await (const text of child.stdout.iterator({ destroyOnReturn: false })) {
+      output += text
+      if (output.includes('/api/docs\n')) break
+    }
+    const [address = '', port] = /http:\S+:(\d+)\/api/.exec(output) ?? []
+    const socket = connect(Number(port), '127.0.0.1')
+    // A line of log each: far more than the pipe and what reads from it hold.
+    const request = 'GET /api/health HTTP/1.1\r\nHost: x\r\n'
+    socket.write(`${request}\r\n`.repeat(9999))
+    socket.write(`${request}Connection: close\r\n\r\n`)
+    const answers = await readAll(socket as never)
+    t.equal(answers.split('HTTP/1.1 200').length - 1, 10_000)
+    child.kill('SIGTERM')
+    if (code === 1) {
+      while ((await fetch(`${address}/ready`)).status !== 503);
+      child.kill('SIGTERM')
+    }
+    t.strictSame(await ended, [code, null])
+  })
+
+t.test('lines that find no room are dropped, and that is told', async (t) => {
+  const program = `
+    for (let n = 0; n < 200_000; n++) {
+      log.write(String(n).padEnd(99) + '\\n')
+      if (n % 1000 === 999) await new Promise(setImmediate)
+    }
+    process.stderr.write('written')`
+  const child = startUnread(t, logging(program))
+  await once(child.stderr, 'data')
+  const lines = (await readAll(child.stdout as never)).trimEnd().split('\n')
+  const warning = JSON.parse(lines.pop() as string)
+  t.match(warning, { level: 40, msg: /^\d+ lines of the log were dropped/ })
+  t.equal(lines.length + Number.parseInt(warning.msg, 10), 200_000)
+  t.ok(
+    lines.every((line, n) => Number(line) === n && line.length === 99),
+    'the first are whole'
+  )
 })
