@@ -11,13 +11,14 @@ export interface Task extends Cancellation {
 /** The requests that are being answered, so that a server that stops can end them. */
 export interface UnderWay {
   begin(response: ServerResponse): Task
-  /** Aborts what has not ended by itself within the time. */
+  /** Aborts what has not ended by itself within the time, and what begins afterwards. */
   stop(graceMs: number): Promise<void>
 }
 
 export function createUnderWay(): UnderWay {
   const tasks = new Set<(reason: symbol) => void>()
   let lastEnded: (() => void) | undefined
+  let stopped = false
 
   return {
     begin(response) {
@@ -33,6 +34,7 @@ export function createUnderWay(): UnderWay {
       // Whoever went while the request was let in is not heard going.
       if (response.destroyed) leave()
       else response.once('close', leave)
+      if (stopped) abort(STOPPING)
       return {
         get signal() {
           controller ??= new AbortController()
@@ -49,10 +51,15 @@ export function createUnderWay(): UnderWay {
     },
 
     async stop(graceMs) {
-      if (tasks.size === 0) return
-      if (graceMs > 0) await ended(graceMs)
-      for (const abort of tasks) abort(STOPPING)
+      // Also for what is still to come, on connections that are open.
+      setTimeout(abortAll, graceMs).unref()
+      if (tasks.size > 0) await ended(graceMs)
     }
+  }
+
+  function abortAll(): void {
+    stopped = true
+    for (const abort of tasks) abort(STOPPING)
   }
 
   function ended(graceMs: number): Promise<void> {

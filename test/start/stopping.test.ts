@@ -129,6 +129,27 @@ t.test('what takes longer than its time is ended', async (t) => {
   t.match(child.output(), /cutting requests/)
 })
 
+t.test('so is a stream that begins after the signal, with no other under way', async (t) => {
+  const upstream = await startUpstream(t, beginStream)
+  const { child, port, token } = await startSignedIn(t, {
+    OPENAI_API_KEY: 'key',
+    OPENAI_BASE_URL: upstream.url,
+    SHUTDOWN_TIMEOUT_MS: '1000'
+  })
+  const body = JSON.stringify({ prompt: 'Hi' })
+  const asking = connect(port, '127.0.0.1')
+  const answer = readAll(asking as never)
+  asking.write(
+    `POST /api/llm/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body.slice(0, 5)}`
+  )
+  await (await fetch(`http://127.0.0.1:${port}/api/health`)).text()
+  child.signal('SIGTERM')
+  await until(() => isRefused(port))
+  asking.write(body.slice(5))
+  t.match(await answer, /event: error\ndata: .*"unavailable"/)
+  t.equal(await child.ended(), 0)
+})
+
 t.test('Fastify does not give up before what is under way has had its time', async (t) => {
   const { app } = await testApi(t, { env: { SHUTDOWN_TIMEOUT_MS: '60000' } })
   const { pluginTimeout = 0 } = app.initialConfig
