@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import cors from '@fastify/cors'
-import rateLimit, { type RateLimitOptions } from '@fastify/rate-limit'
+import rateLimit, { normalizeIP, type RateLimitOptions } from '@fastify/rate-limit'
 import fastify, { type FastifyInstance, type FastifyServerOptions, LogController } from 'fastify'
 import type { Redis } from 'ioredis'
 import type { Identity } from '../adapters/identity/port.js'
@@ -141,6 +141,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     global: false,
     enableDraftSpec: true,
     store: countingStore(shared),
+    keyGenerator: addressOf,
     errorResponseBuilder: (_request, { after }) =>
       new ApiError('rate_limited', `Too many tries from this address. Try again in ${after}.`)
   })
@@ -201,6 +202,15 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     { prefix: '/api' }
   )
   return app
+}
+
+/**
+ * Whom a rate limit counts: an address, or the part of an IPv6 address that one customer has.
+ * @throws ApiError where the client has reset the connection: it has no address any more.
+ */
+function addressOf({ ip }: { readonly ip: string | undefined }): string {
+  if (ip === undefined) throw new ApiError('bad_request', 'The client has gone.')
+  return normalizeIP(ip)
 }
 
 /** A route that forgot to say who may call it stops the start. */

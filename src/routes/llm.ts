@@ -251,11 +251,6 @@ function limitCalls(app: FastifyInstance, max: number) {
   ]
 
   return async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
-    // Whoever has gone again has no address, and no use for an answer.
-    if (reply.raw.destroyed) {
-      reply.hijack()
-      return
-    }
     let least = Number.POSITIVE_INFINITY
     for (const count of limiters) {
       const counted = await count(request)
