@@ -278,6 +278,8 @@ export const Environment = Type.Object({
   }),
   LLM_CACHE_MAX_ENTRIES: Type.Integer({
     minimum: 1,
+    // The lists for them, of 40 bytes an entry, are made at the start.
+    maximum: 10_000_000,
     default: 10_000,
     description: 'Most answers in the cache.'
   }),

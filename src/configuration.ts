@@ -29,7 +29,12 @@ export function readEnvironment(source: NodeJS.ProcessEnv): Environment {
     .filter((name) => source[name])
     .map((name) => [name, source[name]])
   const environment = Object.fromEntries(given)
-  if (check(environment)) return assertProxies(environment as Environment)
+  if (check(environment)) {
+    assertProxies(environment as Environment)
+    assertOrigins(environment as Environment)
+    assertUrls(environment as Environment)
+    return environment as Environment
+  }
   const [error] = check.errors ?? []
   const name = error?.instancePath.slice(1)
   throw new ConfigurationError(
@@ -38,16 +43,42 @@ export function readEnvironment(source: NodeJS.ProcessEnv): Environment {
 }
 
 /** Addresses and ranges, which no pattern tells from other text. */
-function assertProxies(env: Environment): Environment {
-  for (const part of env.TRUST_PROXY?.split(',') ?? []) {
-    const [address = '', bits = '0'] = part.trim().split('/')
-    const isNamed = ['loopback', 'linklocal', 'uniquelocal'].includes(part.trim())
-    if (!isNamed && !(isIP(address) && /^\d{1,3}$/.test(bits)))
+function assertProxies(env: Environment): void {
+  for (const part of env.TRUST_PROXY?.split(',') ?? [])
+    if (!isProxy(part.trim()))
       throw new ConfigurationError(
         `TRUST_PROXY has no address or range in "${part}". See .env.example.`
       )
-  }
-  return env
+}
+
+function isProxy(text: string): boolean {
+  if (['loopback', 'linklocal', 'uniquelocal'].includes(text)) return true
+  const [address = '', bits = '1', ...more] = text.split('/')
+  const mostBits = { 4: 32, 6: 128 }[isIP(address)] ?? 0
+  const isRange = /^\d{1,3}$/.test(bits) && Number(bits) >= 1 && Number(bits) <= mostBits
+  return isRange && more.length === 0
+}
+
+/** Whoever names an origin means no other, and * would allow all. */
+function assertOrigins(env: Environment): void {
+  const origins = env.CORS_ORIGIN?.split(',').map((each) => each.trim()) ?? []
+  if (origins.length > 1 && origins.includes('*'))
+    throw new ConfigurationError('CORS_ORIGIN is either * or a list without it.')
+}
+
+/** They are not repeated: there are passwords in them. */
+function assertUrls(env: Environment): void {
+  for (const name of ['DATABASE_URL', 'SUPABASE_DB_URL', 'SUPABASE_URL', 'REDIS_URL'] as const)
+    if (env[name] && !isUrl(env[name]))
+      throw new ConfigurationError(
+        `${name} is not a valid URL: look at its port, and percent-encode what is special in a password.`
+      )
+}
+
+function isUrl(text: string): boolean {
+  // Postgres may have a user and no host, for a socket of Unix.
+  const isSocket = /^postgres(ql)?:.*@\//.test(text)
+  return URL.canParse(isSocket ? text.replace('@/', '@localhost/') : text)
 }
 
 const checkProviders = compiledWhenNeeded(createAjv(), LlmProviders)

@@ -31,6 +31,13 @@ t.test('variables have types, ranges and defaults', async (t) => {
     ['BODY_LIMIT', 'Infinity'],
     ['TRUST_PROXY', 'true'],
     ['TRUST_PROXY', '10.0.0.0/8, everyone'],
+    ['TRUST_PROXY', '10.0.0.0/99'],
+    ['TRUST_PROXY', '10.0.0.0/0'],
+    ['TRUST_PROXY', '10.0.0.0/'],
+    ['TRUST_PROXY', '::1/129'],
+    ['TRUST_PROXY', '10.0.0.1/8/5'],
+    ['CORS_ORIGIN', '*,https://app.example.com'],
+    ['LLM_CACHE_MAX_ENTRIES', '99999999999'],
     ['SQLITE_PATH', ':memory:'],
     ['SUPABASE_DB_URL', 'mysql://x'],
     ['ALLOW_DEMO_PASSWORD', 'yes'],
@@ -45,6 +52,33 @@ t.test('variables have types, ranges and defaults', async (t) => {
       { name: 'ConfigurationError', message: new RegExp(`^${name} `) },
       `${name}=${value}`
     )
+})
+
+t.test('what is meant is taken', async (t) => {
+  for (const [name, value] of [
+    ['TRUST_PROXY', 'loopback, 10.0.0.0/8,192.0.2.1/32, ::1/128,2001:db8::1'],
+    ['CORS_ORIGIN', '*'],
+    ['CORS_ORIGIN', 'https://a.example.com, https://b.example.com'],
+    ['DATABASE_URL', 'postgres://ada:secret@/app?host=/var/run/postgresql'],
+    ['DATABASE_URL', 'postgresql:///app'],
+    ['REDIS_URL', 'rediss://:secret@[::1]:6379/1']
+  ] as const)
+    t.equal(readEnvironment({ [name]: value })[name], value)
+})
+
+t.test('a URL that is none is told without its password', async (t) => {
+  for (const [name, scheme] of [
+    ['DATABASE_URL', 'postgres'],
+    ['SUPABASE_DB_URL', 'postgresql'],
+    ['SUPABASE_URL', 'https'],
+    ['REDIS_URL', 'redis']
+  ] as const)
+    for (const rest of ['ada:secret@127.0.0.1:99999/x', 'ada:sec#ret@127.0.0.1:5432/x'])
+      t.throws(
+        () => readEnvironment({ [name]: `${scheme}://${rest}` }),
+        { name: 'ConfigurationError', message: new RegExp(`^${name} is not a valid URL(?!.*ret)`) },
+        `${name}=${scheme}://${rest}`
+      )
 })
 
 t.test('the environment chooses the storage, and says why', async (t) => {
