@@ -130,6 +130,8 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     await app.register(cors, {
       origin: env.CORS_ORIGIN === '*' ? '*' : env.CORS_ORIGIN.split(',').map((each) => each.trim()),
       methods: ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'],
+      // An OPTIONS that is no preflight is answered as one: the refusal would be no problem document.
+      strictPreflight: false,
       exposedHeaders: [
         ...Object.keys(answerHeaders),
         ...['RateLimit-Limit', 'RateLimit-Remaining', 'RateLimit-Reset']
