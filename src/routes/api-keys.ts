@@ -79,7 +79,7 @@ export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
     params: keyParams(apiKeys),
     body: ApiKeyRotation,
     answers: { 200: { description: 'The new key.', schema: shown, headers: ['ETag'] } },
-    problems: [412],
+    problems: [409, 412],
     async handler(request, reply, caller) {
       const { account, store } = caller
       const { id } = request.params as { id: string }

@@ -158,6 +158,11 @@ export const samples: Readonly<Record<string, Sample>> = {
   rotateApiKey: ({ apiKey }) => ({
     200: { url: `/api-keys/${apiKey}/rotate`, body: { grace_seconds: 60, expires_at: null } },
     404: { url: `/api-keys/${nobody}/rotate`, body: {} },
+    409: {
+      url: `/api-keys/${apiKey}/rotate`,
+      body: {},
+      storage: brokenCommit('stale', { resource: 'api_keys', key: apiKey })
+    },
     412: { url: `/api-keys/${apiKey}/rotate`, body: {}, headers: lateVersion }
   }),
 
