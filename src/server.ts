@@ -108,13 +108,15 @@ function announce(env: Environment, opened: Opened, port: number, withDemoData: 
   const { entry, reason } = opened.choice
   const everywhere = ['0.0.0.0', '::'].includes(env.HOST)
   const host = everywhere ? 'localhost' : env.HOST.includes(':') ? `[${env.HOST}]` : env.HOST
+  const api = `http://${host}:${port}/api`
   const lines = [
     `Workflow API ${version}`,
-    `  Docs      http://${host}:${port}/api/docs`,
+    `  Docs      ${api}/docs`,
     `  Storage   ${entry.kind} (${reason})`
   ]
   if (entry.kind === 'memory') lines.push('            Nothing is kept when this process ends.')
   if (withDemoData) lines.push(`  Sign in   ${demoLogin.email} / ${demoLogin.password}`)
+  else if (env.REGISTRATION === 'open') lines.push(`  Sign up   POST ${api}/auth/register`)
   if (opened.keys.origin) lines.push(`  Keys      ${opened.keys.origin}`)
   process.stdout.write(`${lines.join('\n')}\n`)
 }

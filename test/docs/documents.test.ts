@@ -40,6 +40,15 @@ t.test('the walk-through of the README works as it stands', async (t) => {
   t.notMatch(stdout, 's3cr3t')
 })
 
+t.test('the first admin of a SQLite file is made as the README says', async (t) => {
+  const [, script = ''] = /```sh first-admin\n(.+?)```/s.exec(read('README.md')) ?? []
+  t.match(script, 'http://127.0.0.1:3000/api', 'the address that the test replaces')
+  const api = await addressOf(startServer(t, temporaryFolder(t), { SQLITE_PATH: './app.db' }))
+  const here = script.replace('http://127.0.0.1:3000/api', api)
+  const { stdout } = await promisify(execFile)('bash', ['-euo', 'pipefail', '-c', here])
+  t.match(JSON.parse(stdout), { user: { role: 'admin' }, token: String })
+})
+
 t.test('the files that the README links to exist', async (t) => {
   const links = [...read('README.md').matchAll(/\]\((?!http)([^)#]+)\)/g)].map(
     ([, file = '']) => file

@@ -31,6 +31,7 @@ t.test('without any variable it serves the demo from memory, and says so', async
   t.match(child.output(), /Storage +memory \(no storage is configured\)/)
   t.match(child.output(), /Nothing is kept/)
   t.match(child.output(), 'admin@example.com / admin123')
+  t.notMatch(child.output(), 'Sign up')
   const login = await post(`${api}/auth/login`, demo)
   const { token } = (await login.json()) as Tokens
   const headers = { authorization: `Bearer ${token}` }
@@ -48,6 +49,7 @@ t.test('on SQLite rows, sessions and tokens outlive a restart', async (t) => {
   t.match(first.output(), /Storage +sqlite \(SQLITE_PATH set\)/)
   t.match(first.output(), /Keys +.*app\.db\.keys/)
   t.notMatch(first.output(), 'admin123', 'no demo login where there is no demo data')
+  t.match(first.output(), `Sign up   POST ${before}/auth/register\n`)
   const body = { ...demo, password: 'a real password', tenant_name: 'Acme', name: 'Ada' }
   const registered = await post(`${before}/auth/register`, body)
   const { token, refresh_token } = (await registered.json()) as Tokens
@@ -83,8 +85,10 @@ t.test('.env.local comes before .env, and the environment before both', async (t
     'SQLITE_PATH=./from-env.db\nREGISTRATION=closed\nHOST=127.0.0.2\n'
   )
   writeFileSync(join(folder, '.env.local'), 'SQLITE_PATH=./from-local.db\n')
-  const api = await addressOf(startServer(t, folder, { HOST: '127.0.0.1' }))
+  const child = startServer(t, folder, { HOST: '127.0.0.1' })
+  const api = await addressOf(child)
   t.match(api, 'http://127.0.0.1:')
+  t.notMatch(child.output(), 'Sign up', 'registration is closed')
   t.ok(existsSync(join(folder, 'from-local.db')))
   t.notOk(existsSync(join(folder, 'from-env.db')))
   const body = { ...demo, tenant_name: 'Acme', name: 'Ada' }
