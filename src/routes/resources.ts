@@ -141,7 +141,10 @@ export function resourceRoutes<R extends AnyResource>(
       method: 'PUT',
       url: item,
       role: write,
-      operation: operation('replace', `Create or replace ${one}`),
+      operation: {
+        ...operation('replace', `Create or replace ${one}`),
+        description: 'Fields that are left out get their defaults, or null without one.'
+      },
       params,
       body: resource.replace,
       answers: {

@@ -65,11 +65,12 @@ for (const on of testStorages)
       t.equal(absent.statusCode, 412)
     })
 
-    t.test('deploying makes a flow active', async (t) => {
+    t.test('deploying makes a flow active, until it is replaced without a status', async (t) => {
       await send('PUT', '/flows/d', { name: 'D' })
       t.equal((await send('POST', '/flows/d/deploy')).json().status, 'active')
       const { json } = await send('GET', '/audit?resource_id=d&action=flow.deploy')
       t.match(json(), [{ action: 'flow.deploy', fields: ['status'] }])
+      t.equal((await send('PUT', '/flows/d', { name: 'D' })).json().status, 'draft')
     })
 
     t.test('a template becomes a draft', async (t) => {

@@ -121,6 +121,11 @@ t.test('parameters are described, and those of the path have the shape of a key'
   }
 })
 
+t.test('a replacement says what becomes of a field that is left out', async (t) => {
+  for (const { operation, method } of operations)
+    if (method === 'PUT') t.match(operation.description, /left out.+default/, operation.operationId)
+})
+
 t.test('answers have headers where clients need them, and 204 has no content', async (t) => {
   for (const { operation, method, path } of operations) {
     const { operationId, responses } = operation
