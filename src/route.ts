@@ -136,6 +136,11 @@ export function ifMatchOf(request: Pick<FastifyRequest, 'headers'>): IfMatch {
   )
 }
 
+/** Whether the request is to change nothing that is there: other tags than `*` are for caches. */
+export function isCreateOnly(request: Pick<FastifyRequest, 'headers'>): boolean {
+  return request.headers['if-none-match']?.trim() === '*'
+}
+
 export function etag({ version }: { readonly version: number }): string {
   return `"${version}"`
 }
@@ -153,6 +158,14 @@ const ifMatchHeader = {
   )
 }
 
+const ifNoneMatchHeader = {
+  'If-None-Match': Type.Optional(
+    Type.String({
+      description: '`*` to create only: if there is one already, the answer is 412.'
+    })
+  )
+}
+
 const idempotencyHeader = {
   'Idempotency-Key': Type.Optional(
     Type.String({
@@ -165,9 +178,10 @@ const idempotencyHeader = {
   )
 }
 
-function documentHeaders({ problems, creates }: Guards): { headers?: TObject } {
+function documentHeaders({ method, problems, creates }: Guards): { headers?: TObject } {
   const headers = {
     ...(problems?.includes(412) ? ifMatchHeader : {}),
+    ...(method === 'PUT' ? ifNoneMatchHeader : {}),
     ...(creates ? idempotencyHeader : {})
   }
   return Object.keys(headers).length ? { headers: Type.Object(headers) } : {}
@@ -221,7 +235,7 @@ const meanings: Readonly<Record<number, string>> = {
   404: 'There is no such thing in this tenant.',
   409: 'It contradicts what is stored.',
   408: 'The request did not arrive in time.',
-  412: 'The row is not at the version of If-Match.',
+  412: 'The row is not at the version of If-Match, or is there despite If-None-Match.',
   413: 'The body is too large.',
   415: 'The body is not JSON.',
   422: 'It is well-formed but not acceptable.',

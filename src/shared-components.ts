@@ -25,7 +25,15 @@ interface Reference {
 }
 
 /** Parameters that are the same wherever they occur. */
-const sharedParameters = ['limit', 'cursor', 'order', 'count', 'If-Match', 'Idempotency-Key']
+const sharedParameters = [
+  'limit',
+  'cursor',
+  'order',
+  'count',
+  'If-Match',
+  'If-None-Match',
+  'Idempotency-Key'
+]
 
 /**
  * Names what many operations have in common: headers, the parameters of every list, and a problem

@@ -68,12 +68,12 @@ export interface Store {
     set: Values<R> | ((row: Stored<R>) => Awaitable<Values<R>>),
     options?: ChangeOptions
   ): Promise<Stored<R>>
-  /** Creates the row or sets all that it is made of. */
+  /** Creates the row or sets all that it is made of, unless it is only to create. */
   replace<R extends AnyResource>(
     resource: R,
     key: string,
     values: Values<R>,
-    options?: ChangeOptions
+    options?: ChangeOptions & { readonly createOnly?: boolean }
   ): Promise<{ row: Stored<R>; created: boolean }>
   remove<R extends AnyResource>(resource: R, key: string, options?: ChangeOptions): Promise<void>
   /** Several changes, all or none. */
@@ -172,7 +172,8 @@ export function createStore(storage: Storage, origin: Origin): Store {
 
     async replace(resource, key, values, options = {}) {
       for (let tries = 0; tries < MOST_TRIES; tries++) {
-        if (await store.get(resource, key))
+        if (await store.get(resource, key)) {
+          if (options.createOnly) unmet(`There already is such a ${resource.singular}.`)
           try {
             return { row: await store.update(resource, key, values, options), created: false }
           } catch (error) {
@@ -180,7 +181,9 @@ export function createStore(storage: Storage, origin: Origin): Store {
             if (!isStorageError(error, 'not_found', resource, key)) throw error
             continue
           }
-        if (options.ifMatch) throw new StorageError('stale', { resource: resource.name, key })
+        }
+        if (options.ifMatch)
+          unmet(`There is no such ${resource.singular}: without If-Match it is created.`)
         try {
           const row = { [resource.key]: key, ...values } as NewRow<typeof resource>
           return { row: await store.insert(resource, row, options), created: true }
@@ -246,6 +249,11 @@ function changedColumns<R extends AnyResource>(
       normalValue(column, given[column.name])
     )
   return (columns as readonly Column[]).filter(differs).map(({ name }) => name)
+}
+
+/** @throws ApiError `precondition_failed` */
+function unmet(detail: string): never {
+  throw new ApiError('precondition_failed', detail)
 }
 
 export function isVersions(ifMatch: IfMatch): ifMatch is ReadonlySet<number> {

@@ -6,7 +6,7 @@ import { Timestamp } from '../../schemas/fields.js'
 import { resources } from '../../schemas/registry.js'
 import type { AnyResource, Column } from '../../schemas/resource.js'
 import type { Attempt } from '../idempotency.js'
-import { type Caller, etag, ifMatchOf, type Operation, route } from '../route.js'
+import { type Caller, etag, ifMatchOf, isCreateOnly, type Operation, route } from '../route.js'
 import { type ChangeOptions, newKey } from '../store.js'
 
 export const DEFAULT_LIMIT = 50
@@ -160,7 +160,8 @@ export function resourceRoutes<R extends AnyResource>(
         const id = keyOf(request, key)
         const values = withNulls(resource, columns(request.body as Body, id, caller))
         const { row, created } = await caller.store.replace(resource, id, values, {
-          ifMatch: ifMatchOf(request)
+          ifMatch: ifMatchOf(request),
+          createOnly: isCreateOnly(request)
         })
         if (created) reply.code(201).header('location', locationOf(resource, id))
         return send(reply, row, caller)

@@ -62,7 +62,24 @@ for (const on of testStorages)
       const recreated = await send('DELETE', '/flows/m', undefined, { 'if-match': first })
       t.equal(recreated.statusCode, 412, 'the ETag of a deleted flow fits no other')
       const absent = await send('PUT', '/flows/none', { name: 'O' }, { 'if-match': first })
-      t.equal(absent.statusCode, 412)
+      t.match(absent.json(), { code: 'precondition_failed', detail: /^There is no such flow/ })
+    })
+
+    t.test('If-None-Match: * creates only', async (t) => {
+      const once = { 'if-none-match': '*' }
+      const put = (name: string, headers: Record<string, string> = once) =>
+        send('PUT', '/flows/once', { name }, headers)
+      const outcomes = await Promise.all([put('A'), put('B'), put('C')])
+      const [created, ...others] = outcomes.filter(({ statusCode }) => statusCode === 201)
+      t.ok(created)
+      t.strictSame(others, [], 'of many at once, one does')
+      const late = await put('D')
+      t.match(late.json(), { code: 'precondition_failed', detail: 'There already is such a flow.' })
+      const either = await put('E', { ...once, 'if-match': created?.headers.etag as string })
+      t.equal(either.statusCode, 412, 'whatever If-Match says')
+      t.strictSame((await send('GET', '/flows/once')).json(), created?.json())
+      await send('DELETE', '/flows/once')
+      t.equal((await put('F')).statusCode, 201)
     })
 
     t.test('deploying makes a flow active, until it is replaced without a status', async (t) => {

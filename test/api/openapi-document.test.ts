@@ -114,6 +114,11 @@ t.test('parameters are described, and those of the path have the shape of a key'
       `${operation.operationId} has If-Match where that can fail`
     )
     t.equal(
+      parameters.some(({ name }) => name === 'If-None-Match'),
+      method === 'PUT',
+      `${operation.operationId} has If-None-Match where that is heeded`
+    )
+    t.equal(
       parameters.some(({ name }) => name === 'Idempotency-Key'),
       method === 'POST' && operation.responses[201] !== undefined,
       `${operation.operationId} has Idempotency-Key where it creates`
