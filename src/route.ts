@@ -125,6 +125,12 @@ export function includesRole(role: Role, needed: Role): boolean {
   return roles.indexOf(role) >= roles.indexOf(needed)
 }
 
+/** @throws ApiError `not_found` for an API key */
+export function userIdOf({ account }: Caller): string {
+  if (account.id !== account.owner) throw new ApiError('not_found', 'An API key is no user.')
+  return account.id
+}
+
 /** The versions that the request's `If-Match` accepts. */
 export function ifMatchOf(request: Pick<FastifyRequest, 'headers'>): IfMatch {
   const header = request.headers['if-match']

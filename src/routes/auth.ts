@@ -9,7 +9,7 @@ import { type Accounts, isEnded } from '../accounts.js'
 import { createLoginDefence } from '../login-defence.js'
 import { ApiError } from '../problems.js'
 import type { SharedRedis } from '../redis.js'
-import { route } from '../route.js'
+import { route, userIdOf } from '../route.js'
 import type { Users } from '../users.js'
 
 export interface AuthDependencies {
@@ -151,7 +151,9 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
       id: 'logout',
       tag,
       summary: 'End the session',
-      description: 'Its refresh token is void at once; the access token runs out by itself.'
+      description:
+        'Its refresh token is void at once; the access token runs out by itself. An API key has no ' +
+        'session, and goes on.'
     },
     answers: { 204: { description: 'Ended.' } },
     async handler(_request, reply, { account, token }) {
@@ -170,8 +172,9 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
       200: { description: 'The user.', schema: Type.Ref(users.view.$id as string) }
     },
     problems: [404],
-    async handler(_request, _reply, { account, store }) {
-      return { ...(await store.need(users, account.id)), tenant_name: account.tenantName }
+    async handler(_request, _reply, caller) {
+      const user = await caller.store.need(users, userIdOf(caller))
+      return { ...user, tenant_name: caller.account.tenantName }
     }
   })
 }

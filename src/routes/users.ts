@@ -1,7 +1,7 @@
 import { Type } from '@sinclair/typebox'
 import type { FastifyInstance } from 'fastify'
 import { UserSelfUpdate, users } from '../../schemas/users.js'
-import { type Caller, etag, ifMatchOf, route } from '../route.js'
+import { type Caller, etag, ifMatchOf, route, userIdOf } from '../route.js'
 import type { UserRow, Users } from '../users.js'
 import { resourceRoutes } from './resources.js'
 
@@ -16,7 +16,7 @@ export function userRoutes(app: FastifyInstance, accounts: Users): void {
     answers: { 200: { description: 'You.', schema: shown, headers: ['ETag'] } },
     problems: [404],
     async handler(_request, reply, caller) {
-      const user = await caller.store.need(users, caller.account.id)
+      const user = await caller.store.need(users, userIdOf(caller))
       reply.header('etag', etag(user))
       return withTenantName(user, caller)
     }
@@ -32,7 +32,7 @@ export function userRoutes(app: FastifyInstance, accounts: Users): void {
     problems: [404, 409, 412, 422],
     async handler(request, reply, caller) {
       const options = { ifMatch: ifMatchOf(request), ownToken: caller.token }
-      const user = await accounts.update(caller.store, caller.account.id, request.body, options)
+      const user = await accounts.update(caller.store, userIdOf(caller), request.body, options)
       reply.header('etag', etag(user))
       return withTenantName(user, caller)
     }

@@ -90,7 +90,15 @@ for (const on of testStorages)
         for (const url of ['/users', '/api-keys', '/audit'])
           t.equal(await statusOf(write, url), 403)
         t.equal((await write('POST', '/api-keys', { name: 'K' })).statusCode, 403)
-        t.equal(await statusOf(write, '/users/me'), 404, 'it is nobody')
+        for (const [method, url, body] of [
+          ['GET', '/auth/me'],
+          ['GET', '/users/me'],
+          ['PATCH', '/users/me', { name: 'N' }]
+        ] as const)
+          t.match((await write(method, url, body)).json(), {
+            code: 'not_found',
+            detail: 'An API key is no user.'
+          })
 
         const all = api.as((await create({ role: 'admin' })).key)
         for (const url of ['/users', '/api-keys', '/audit']) t.equal(await statusOf(all, url), 200)
