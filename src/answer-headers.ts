@@ -58,6 +58,24 @@ export const answerHeaders = {
     required: false,
     schema: Type.Integer({ minimum: 0 }),
     example: 1
+  },
+  'RateLimit-Limit': {
+    description: 'How many requests the limit allows in its time; absent where none was counted.',
+    required: false,
+    schema: Type.Integer({ minimum: 0 }),
+    example: 20
+  },
+  'RateLimit-Remaining': {
+    description: 'How many of them are left; absent where none was counted.',
+    required: false,
+    schema: Type.Integer({ minimum: 0 }),
+    example: 19
+  },
+  'RateLimit-Reset': {
+    description: 'Seconds until all of them are to be had again; absent where none was counted.',
+    required: false,
+    schema: Type.Integer({ minimum: 0 }),
+    example: 60
   }
 } as const satisfies Record<string, AnswerHeader>
 

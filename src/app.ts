@@ -132,10 +132,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       methods: ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'],
       // An OPTIONS that is no preflight is answered as one: the refusal would be no problem document.
       strictPreflight: false,
-      exposedHeaders: [
-        ...Object.keys(answerHeaders),
-        ...['RateLimit-Limit', 'RateLimit-Remaining', 'RateLimit-Reset']
-      ]
+      exposedHeaders: Object.keys(answerHeaders)
     })
   await refuseOverload(app, env)
   const shared = options.redis && shareRedis(options.redis, app.log)

@@ -93,6 +93,7 @@ export function route<
   Body extends TSchema = TSchema
 >(app: FastifyInstance, declared: Route<Params, Query, Body, Access>): void {
   const { method, url, role, operation, params, query, body, limited, handler } = declared
+  const counts = limited ? rateLimitHeaders : []
   app.route({
     method,
     url,
@@ -114,7 +115,10 @@ export function route<
       ...documentHeaders(declared),
       querystring: query ?? noQuery,
       ...(body ? { body: Type.Ref(body.$id as string) } : {}),
-      response: { ...documentAnswers(declared.answers), ...documentProblems(problemsOf(declared)) }
+      response: {
+        ...documentAnswers(declared.answers, counts),
+        ...documentProblems(problemsOf(declared), counts)
+      }
     },
     handler: (request, reply) => handler(request as never, reply, request.caller as never)
   })
@@ -218,20 +222,30 @@ function problemsOf(guards: Guards): number[] {
   return [...statuses].sort((a, b) => a - b)
 }
 
-function documentAnswers(answers: Readonly<Record<number, Answer>>): Record<string, unknown> {
+/** Of a limited route, whatever it answers. */
+const rateLimitHeaders = ['RateLimit-Limit', 'RateLimit-Remaining', 'RateLimit-Reset'] as const
+
+function documentAnswers(
+  answers: Readonly<Record<number, Answer>>,
+  more: readonly AnswerHeaderName[]
+): Record<string, unknown> {
   const documented = Object.entries(answers).map(([status, answer]) => {
-    const { description, schema, mediaType = 'application/json', headers } = answer
+    const { description, schema, mediaType = 'application/json', headers = [] } = answer
     return [
       status,
       {
         description,
-        // What they are is said where the document names its headers.
-        ...(headers ? { headers: Object.fromEntries(headers.map((name) => [name, {}])) } : {}),
+        ...namedHeaders([...headers, ...more]),
         ...(schema ? { content: { [mediaType]: { schema } } } : { type: 'null' })
       }
     ]
   })
   return Object.fromEntries(documented)
+}
+
+/** What they are is said where the document names its headers. */
+function namedHeaders(names: readonly AnswerHeaderName[]): object {
+  return names.length ? { headers: Object.fromEntries(names.map((name) => [name, {}])) } : {}
 }
 
 const meanings: Readonly<Record<number, string>> = {
@@ -252,11 +266,18 @@ const meanings: Readonly<Record<number, string>> = {
   504: 'The LLM provider did not answer in time.'
 }
 
-function documentProblems(statuses: readonly number[]): Record<string, unknown> {
+function documentProblems(
+  statuses: readonly number[],
+  more: readonly AnswerHeaderName[]
+): Record<string, unknown> {
   const schema = Type.Ref(Problem.$id as string)
   const documented = statuses.map((status) => [
     status,
-    { description: meanings[status], content: { 'application/problem+json': { schema } } }
+    {
+      description: meanings[status],
+      ...namedHeaders(more),
+      content: { 'application/problem+json': { schema } }
+    }
   ])
   return Object.fromEntries(documented)
 }

@@ -59,7 +59,8 @@ export function shareComponents(document: Document): void {
 
   function shareResponse(status: number, response: Response): Response | Reference {
     if (status < 400) return withHeaders(response, ['X-Request-Id'])
-    const component = pascalCase(STATUS_CODES[status] as string)
+    // Those of limited routes have headers of their own.
+    const component = `${response.headers ? 'Limited' : ''}${pascalCase(STATUS_CODES[status] as string)}`
     responses[component] ??= withExamples(
       withHeaders(response, ['X-Request-Id', ...headersOfProblem(status)]),
       status

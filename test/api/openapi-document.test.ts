@@ -142,6 +142,8 @@ t.test('answers have headers where clients need them, and 204 has no content', a
       t.equal(content === undefined, status === '204', what)
       t.equal(has('WWW-Authenticate'), status === '401', what)
       t.equal(has('Retry-After'), ['429', '503'].includes(status), what)
+      for (const name of ['RateLimit-Limit', 'RateLimit-Remaining', 'RateLimit-Reset'])
+        t.equal(has(name), '429' in responses, `${what} ${name}`)
       const page = operationId.startsWith('list') && status === '200'
       t.equal(has('Link') && has('X-Total-Count'), page, what)
       if (status === '201' && !path.startsWith('/api/auth/')) t.ok(has('Location'), what)
