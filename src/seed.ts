@@ -1,5 +1,5 @@
 import { runCommand } from './command.js'
-import { loadEnvironmentFiles, readEnvironment } from './configuration.js'
+import { ConfigurationError, loadEnvironmentFiles, readEnvironment } from './configuration.js'
 import { demoLogin, demoPassword, seedDemoData } from './demo-data.js'
 import { openBackend } from './open.js'
 
@@ -10,6 +10,11 @@ runCommand(async () => {
   const password = demoPassword(env)
   const { choice, storage, identity, keys } = await openBackend(env)
   try {
+    if (choice.entry.kind === 'memory')
+      throw new ConfigurationError(
+        'The demo data would be gone with this process: set SQLITE_PATH, DATABASE_URL, or SUPABASE_URL ' +
+          'and SUPABASE_SERVICE_ROLE_KEY. A server in memory makes its own.'
+      )
     await seedDemoData(storage, identity, keys.keyring, password)
   } finally {
     await storage.close()

@@ -5,6 +5,7 @@ import { openLocalIdentity } from '../../adapters/identity/local.js'
 import { openSqlite } from '../../adapters/storage/sqlite.js'
 import { createStorage } from '../../adapters/storage/storage.js'
 import { demoTenant, runSeed } from '../support/seed.js'
+import { runProgram } from '../support/server.js'
 import { snapshotOf } from '../support/snapshot.js'
 import { temporaryFolder } from '../support/storages.js'
 
@@ -24,6 +25,13 @@ t.test('seeding fills an empty storage once, and twice changes nothing', async (
   const again = open()
   t.strictSame(await snapshotOf(again, demoTenant), before)
   await again.close()
+})
+
+t.test('memory, which would be gone at once, is refused', async (t) => {
+  const { code, output } = await runProgram('seed', temporaryFolder(t), {})
+  t.equal(code, 1, output)
+  t.match(output, /^The demo data would be gone/)
+  t.match(output, 'SQLITE_PATH')
 })
 
 t.test('production refuses the known password unless told otherwise', async (t) => {
