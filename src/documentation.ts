@@ -63,7 +63,8 @@ Authorize button does that for this page. Programs send an API key instead.
 next page.
 
 **Creating** is safe to repeat with an \`Idempotency-Key\`: it happens once, and each answer is the
-first one.
+first one. Where that held a credential, which is so for registering and for API keys, a repeat is
+answered with 409 \`already_created\`.
 
 **Changes** are safe against others' with \`If-Match\` and the \`ETag\` of what was read.
 

@@ -183,7 +183,7 @@ const idempotencyHeader = {
       maxLength: 255,
       pattern: '^[ -~]*$',
       description:
-        'Makes the request safe to repeat: it creates once, and is answered alike each time. Make a new one for each request, such as a UUID.'
+        'Makes the request safe to repeat: it creates once, and is answered alike each time, or with 409 `already_created` where the first answer held a credential. Make a new one for each request, such as a UUID.'
     })
   )
 }

@@ -153,6 +153,12 @@ t.test('answers have headers where clients need them, and 204 has no content', a
   }
 })
 
+t.test('it says which creations are not answered as the first time', async (t) => {
+  const header = document.components.parameters?.IdempotencyKey as Parameter
+  for (const text of [document.info.description, header.description])
+    t.match(text, 'already_created')
+})
+
 t.test('every example is valid', async (t) => {
   for (const [name, schema] of Object.entries(schemas)) {
     const pointer = `/components/schemas/${name}`
