@@ -51,19 +51,18 @@ function withLowerCaseNames(schema: { properties?: object }): object {
 }
 
 /**
- * Reads the numbers and booleans of a path, a query or an environment before they are checked.
+ * Reads the numbers, booleans and UUIDs of a path, a query or an environment before they are checked.
  * Ajv's own coercion takes hex, spaces and `Infinity`, which then passes any maximum.
  */
 export function readingText(check: Check, schema: { properties?: object }) {
-  const types = Object.entries(schema.properties ?? {}).map(
-    ([name, { type }]): [string, string] => [name, type]
-  )
-  const typed = types.filter(([, type]) => ['integer', 'number', 'boolean'].includes(type))
+  const readers = Object.entries(schema.properties ?? {}).flatMap(([name, each]) => {
+    const read = readerOf(each)
+    return read ? [{ name, read }] : []
+  })
   const validate = (data: Record<string, unknown>) => {
-    for (const [name, type] of typed) {
+    for (const { name, read } of readers) {
       const text = data[name]
-      if (typeof text === 'string')
-        data[name] = type === 'boolean' ? toBoolean(text) : toNumber(text)
+      if (typeof text === 'string') data[name] = read(text)
     }
     const valid = check(data)
     validate.errors = check.errors
@@ -71,6 +70,17 @@ export function readingText(check: Check, schema: { properties?: object }) {
   }
   validate.errors = undefined as ValidateFunction['errors']
   return validate
+}
+
+function readerOf({ type, format }: { type?: string; format?: string }) {
+  if (type === 'integer' || type === 'number') return toNumber
+  if (type === 'boolean') return toBoolean
+  return format === 'uuid' ? toLowerCase : undefined
+}
+
+/** UUIDs are made in lower case, and are the same in capitals (RFC 9562, 4). */
+function toLowerCase(text: string): string {
+  return text.toLowerCase()
 }
 
 function toNumber(text: string): unknown {
@@ -109,6 +119,9 @@ export function describeViolation(
   const { keyword, message, params } = error
   if (keyword === 'required') return 'is required'
   if (keyword === 'additionalProperties') return 'is not a known field'
+  if (keyword === 'format' && params.format === 'date-time')
+    return 'is not a time between the years 1 and 9999, such as 2026-01-31T09:30:00Z'
+  if (keyword === 'pattern' && params.pattern === '\\S') return 'must not be blank'
   if (keyword === 'enum') return `must be one of ${(params.allowedValues as string[]).join(', ')}`
   return message ?? 'is not valid'
 }

@@ -504,6 +504,19 @@ async function badInput(t: Test, on: TestStorage) {
       t.equal((polluted() as { polluted?: true }).polluted, undefined)
     })
 
+  t.test('what is wrong with a time or a blank text is said in words', async (t) => {
+    const time = 'is not a time between the years 1 and 9999, such as 2026-01-31T09:30:00Z'
+    for (const [method, url, body, detail] of [
+      ['GET', '/audit?since=2016-12-31T23:59:60Z', undefined, time],
+      ['GET', '/audit?since=0000-01-31T09:30:00Z', undefined, time],
+      ['PUT', '/secrets/S', { value: 'v', expires_at: 'tomorrow' }, time],
+      ['PUT', '/flows/f', { name: ' ' }, 'must not be blank']
+    ] as const) {
+      const { errors } = (await admin.send(method, url, body)).json()
+      t.equal(errors[0].detail, detail, `${method} ${url}`)
+    }
+  })
+
   t.test('cursors made by hand', async (t) => {
     const list = listDigest([flows.name, 'desc', [], undefined, undefined])
     const at = '2026-01-31T09:30:00.000Z'
@@ -576,6 +589,20 @@ async function badInput(t: Test, on: TestStorage) {
 
 async function validExtremes(t: Test, on: TestStorage) {
   const { admin } = await stockedApi(t, on)
+
+  t.test('a UUID in capitals is the same one', async (t) => {
+    const { id } = (await admin.send('POST', '/flows/f/executions', {})).json()
+    for (const url of [`/executions/${id}`, `/users/${admin.id}`]) {
+      const capitals = url.replace(/[^/]+$/, (uuid) => uuid.toUpperCase())
+      t.strictSame(
+        (await admin.send('GET', capitals)).json(),
+        (await admin.send('GET', url)).json()
+      )
+    }
+    const running = { status: 'running' }
+    const moved = await admin.send('PATCH', `/executions/${id.toUpperCase()}`, running)
+    t.match(moved.json(), { id, ...running })
+  })
 
   t.test('ids of 128 characters, and ids that look like other routes', async (t) => {
     for (const id of [longest, 'me', 'executions', 'deploy', 'a..b', '0', 'con', 'null', 'A-._']) {
