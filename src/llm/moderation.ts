@@ -146,18 +146,22 @@ function anyOf(terms: readonly string[], afterSpaced: string, afterUnspaced: str
  * character folds alike whatever stands beside it, which the gate depends on.
  */
 export function fold(text: string): string {
-  return (
-    text
-      .normalize('NFKD')
-      .replace(/\p{Default_Ignorable_Code_Point}/gu, '')
-      // Some letters have no capital and some are none: all agree after both.
-      .toLowerCase()
-      .toUpperCase()
-      .toLowerCase()
-      .normalize('NFKD')
-      .replaceAll('ς', 'σ')
-      .replace(/\s+/gu, ' ')
-  )
+  // What does not show goes first: some of it are marks, and would leave no room for those that do.
+  const shown = decompose(text.replace(/\p{Default_Ignorable_Code_Point}/gu, ''))
+  // Some letters have no capital and some are none: all agree after both.
+  const caseless = shown.toLowerCase().toUpperCase().toLowerCase()
+  return decompose(caseless).replaceAll('ς', 'σ').replace(/\s+/gu, ' ')
+}
+
+/**
+ * Marks without end, of which the first are kept: as many as UAX #15 allows in a stream-safe text.
+ * The two letters become marks when they are decomposed.
+ */
+const endlessMarks = /([\p{M}\uff9e\uff9f]{30})[\p{M}\uff9e\uff9f]+/gu
+
+/** Bounded first: to put marks in order takes the square of their number. */
+function decompose(text: string): string {
+  return text.replace(endlessMarks, '$1').normalize('NFKD')
 }
 
 /**

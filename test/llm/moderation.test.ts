@@ -33,6 +33,10 @@ t.test('terms match as whole words, whatever the case and the form', async (t) =
     ['ΟΔΟΣ', 'οδος'],
     ['ΟΔΟΣ', 'οδοσ'],
     ['ﬁsh', 'FISH'],
+    ['café', `cafe${'\u200b'.repeat(50)}\u0301`],
+    ['café', `cafe${'\u034f'.repeat(50)}\u0301`],
+    ['foo', `a${'\u0316\u0301'.repeat(50)} foo`],
+    [`foo${'\u0301'.repeat(50)}`, `foo${'\u0301'.repeat(50)}`],
     ['two words', 'Two\n \twords'],
     ['c++', 'I like C++17'],
     ['東京', '「東京」'],
@@ -56,6 +60,7 @@ t.test('terms match as whole words, whatever the case and the form', async (t) =
     ['foo', 'a_foo_b'],
     ['foo', 'foo1'],
     ['foo', 'foo\u0301'],
+    ['foo', `foo${'\u0301'.repeat(50)}`],
     ['foo', 'f oo'],
     ['cafe', 'café'],
     ['가', '각'],
@@ -267,6 +272,25 @@ t.test('many terms and odd texts take no time to speak of', async (t) => {
   }
   const whole = 'word and '.repeat(20_000)
   t.equal(pass(moderation.openGate(), [whole]).sent, whole)
+})
+
+t.test('marks without end and out of order cost no more than other odd texts', async (t) => {
+  const moderation = createModeration({ ...rules, bannedTerms: ['foo'], maxChars: 200_000 })
+  const costOf = (part: string) => {
+    const text = 'é'.concat(part.repeat(199_000 / part.length))
+    const before = process.cpuUsage()
+    moderation.assertAllowed({ prompt: text })
+    t.ok(moderation.passes(text))
+    t.equal(pass(moderation.openGate(), [text]).sent, text)
+    const { user, system } = process.cpuUsage(before)
+    return user + system
+  }
+  costOf('é')
+  const usual = costOf('é')
+  for (const part of ['\u0316\u0301', '\u0316\u0301\u200b', '\uff9e\u0316', '\u0345\u0316\u0301']) {
+    const times = costOf(part) / usual
+    t.ok(times < 50, `${times} times the cost of letters`)
+  }
 })
 
 t.test('no piece of a term is sent, however it is cut', async (t) => {
