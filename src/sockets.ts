@@ -1,3 +1,4 @@
+import type { ServerResponse } from 'node:http'
 import { Server, type Socket } from 'node:net'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
@@ -19,6 +20,27 @@ export function arrivalTimes({ HEADERS_TIMEOUT_MS, REQUEST_TIMEOUT_MS }: Environ
  */
 export function mostSilenceMs({ REQUEST_TIMEOUT_MS, LLM_TIMEOUT_MS, LLM_SILENCE_MS }: Environment) {
   return REQUEST_TIMEOUT_MS + Math.max(LLM_TIMEOUT_MS, LLM_SILENCE_MS)
+}
+
+/** Whether nobody is left to read an answer. */
+export function isGone(response: ServerResponse): boolean {
+  return response.destroyed || response.req.socket.destroyed
+}
+
+/**
+ * Tells when nobody is left to read an answer, until the returned function is called. An answer that
+ * waits behind another on its connection has no socket yet, and does not hear it close.
+ */
+export function onceGone(response: ServerResponse, listener: () => void): () => void {
+  const { socket } = response.req
+  // As many requests as a client likes may come on one connection.
+  socket.setMaxListeners(0)
+  response.once('close', listener)
+  socket.once('close', listener)
+  return () => {
+    response.off('close', listener)
+    socket.off('close', listener)
+  }
 }
 
 /** Closing the app then ends each connection as soon as what is under way on it has its answer. */

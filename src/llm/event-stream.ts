@@ -1,4 +1,5 @@
 import type { FastifyReply } from 'fastify'
+import { isGone, onceGone } from '../sockets.js'
 
 export interface EventStreamOptions {
   /** Silence after which a comment says that the stream is alive, in milliseconds. */
@@ -39,16 +40,20 @@ export function openEventStream(reply: FastifyReply, options: EventStreamOptions
 
   function drained(): Promise<void> {
     return new Promise((resolve, reject) => {
-      const stalled = setTimeout(() => raw.destroy(), stallMs)
       const settle = () => {
         clearTimeout(stalled)
         raw.off('drain', settle)
-        raw.off('close', settle)
-        if (raw.destroyed) reject(new Error('The reader is gone'))
+        stopListening()
+        if (isGone(raw)) reject(new Error('The reader is gone'))
         else resolve()
       }
+      const stalled = setTimeout(() => {
+        raw.destroy()
+        // Behind another answer, that closes nothing before its turn.
+        settle()
+      }, stallMs)
+      const stopListening = onceGone(raw, settle)
       raw.once('drain', settle)
-      raw.once('close', settle)
     })
   }
 
@@ -56,7 +61,7 @@ export function openEventStream(reply: FastifyReply, options: EventStreamOptions
     send(data, event) {
       pinging.refresh()
       const name = event === undefined ? '' : `event: ${event}\n`
-      if (raw.destroyed || raw.write(`${name}data: ${JSON.stringify(data)}\n\n`)) return undefined
+      if (isGone(raw) || raw.write(`${name}data: ${JSON.stringify(data)}\n\n`)) return undefined
       return drained()
     },
     end() {

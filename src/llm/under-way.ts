@@ -1,4 +1,5 @@
 import type { ServerResponse } from 'node:http'
+import { isGone, onceGone } from '../sockets.js'
 import { type Cancellation, STOPPING } from './calls.js'
 
 /** A request that is being answered. Its signal aborts when the client goes, or the server stops. */
@@ -32,8 +33,8 @@ export function createUnderWay(): UnderWay {
       const leave = () => abort(GONE)
       tasks.add(abort)
       // Whoever went while the request was let in is not heard going.
-      if (response.destroyed) leave()
-      else response.once('close', leave)
+      if (isGone(response)) leave()
+      const stopListening = onceGone(response, leave)
       if (stopped) abort(STOPPING)
       return {
         get signal() {
@@ -41,9 +42,9 @@ export function createUnderWay(): UnderWay {
           if (aborted) controller.abort(aborted)
           return controller.signal
         },
-        gone: () => aborted === GONE,
+        gone: () => aborted === GONE || isGone(response),
         end() {
-          response.off('close', leave)
+          stopListening()
           tasks.delete(abort)
           if (tasks.size === 0) lastEnded?.()
         }

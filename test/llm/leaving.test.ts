@@ -1,10 +1,17 @@
-import { setImmediate } from 'node:timers/promises'
+import { connect } from 'node:net'
+import { setTimeout as later, setImmediate } from 'node:timers/promises'
 import t from 'tap'
 import { openLocalIdentity } from '../../adapters/identity/local.js'
 import { connectRedis } from '../../src/redis.js'
 import { cheapHasher, type TestApiOptions } from '../support/api.js'
 import { exchange, type LlmApi, llmApi, readAll } from '../support/llm-api.js'
-import { startUpstream, type Upstream } from '../support/llm-upstream.js'
+import {
+  beginStream,
+  type Received,
+  sendPiece,
+  startUpstream,
+  type Upstream
+} from '../support/llm-upstream.js'
 import { startRedis } from '../support/redis.js'
 import { memory, type Teardown } from '../support/storages.js'
 
@@ -76,4 +83,89 @@ t.test('who goes while being counted makes no call', async (t) => {
     t.strictSame(errors, [])
     redis.resume()
   }
+})
+
+/** Sends calls one behind the other on one connection, without waiting for answers. */
+function pipeline({ port, admin }: LlmApi, ...sent: readonly (typeof calls)[number][]) {
+  const socket = connect(port, '127.0.0.1')
+  const texts = sent.map(([path, body]) => {
+    const payload = body ? JSON.stringify(body) : ''
+    const head = `${body ? 'POST' : 'GET'} /api${path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${admin.token}\r\n`
+    const about = body
+      ? `Content-Type: application/json\r\nContent-Length: ${payload.length}\r\n`
+      : ''
+    return `${head}${about}\r\n${payload}`
+  })
+  socket.write(texts.join(''))
+  return socket
+}
+
+/** Sends pieces as fast as they are taken, without end. */
+function sendEndless(received: Received): void {
+  beginStream(received)
+  const sendMore = () => {
+    while (sendPiece(received, 'x'.repeat(65_536)));
+  }
+  received.response.on('drain', sendMore)
+  sendMore()
+}
+
+t.test('who goes ends all calls of the connection', async (t) => {
+  const warnings: Error[] = []
+  const warn = (warning: Error) => warnings.push(warning)
+  process.on('warning', warn)
+  t.teardown(() => process.off('warning', warn))
+  for (const call of calls) {
+    const upstream = await startUpstream(t, () => {})
+    const { api, errors } = await loggingApi(t, upstream, {})
+    const many = 12
+    const socket = pipeline(api, ...Array(many).fill(call))
+    await upstream.received(many - 1)
+    socket.destroy()
+    await Promise.all(upstream.requests.map(({ aborted }) => aborted))
+    t.strictSame(await passAfter(api, upstream), 'Through', call[0])
+    t.strictSame(errors, [])
+  }
+  t.strictSame(warnings, [])
+})
+
+/** Whether a call still works, and what the provider was asked by it. */
+async function passAfter(api: LlmApi, upstream: Upstream): Promise<string | undefined> {
+  upstream.answer = ({ response }) => response.writeHead(400).end()
+  return (await passThrough(api, upstream)).at(-1)
+}
+
+t.test('a stream that waits behind another ends with the connection', async (t) => {
+  const upstream = await startUpstream(t)
+  const { api, errors } = await loggingApi(t, upstream, {})
+  upstream.answer = (received) =>
+    upstream.requests.length === 1 ? beginStream(received) : sendEndless(received)
+  const socket = pipeline(api, calls[1], calls[1])
+  const { socket: upstreamSocket } = await upstream.received(1)
+  // What nobody reads fills all buffers, and then rests.
+  for (let rested = 0, before = -1; rested < 20; rested++) {
+    await later(10)
+    if (upstreamSocket.bytesWritten !== before) rested = 0
+    before = upstreamSocket.bytesWritten
+  }
+  socket.destroy()
+  await Promise.all(upstream.requests.map(({ aborted }) => aborted))
+  t.strictSame(errors, [])
+})
+
+t.test('a stream that waits behind another for too long ends', async (t) => {
+  const upstream = await startUpstream(t)
+  const { api, errors } = await loggingApi(t, upstream, { env: { LLM_SILENCE_MS: '200' } })
+  upstream.answer = async (received) => {
+    if (upstream.requests.length > 1) return sendEndless(received)
+    beginStream(received)
+    for (; !received.response.destroyed; await later(10)) sendPiece(received, 'x')
+  }
+  const socket = pipeline(api, calls[1], calls[1])
+  socket.resume()
+  await (await upstream.received(1)).aborted
+  t.notOk(upstream.requests[0]?.response.destroyed, 'and the other does not')
+  t.strictSame(errors, [])
+  socket.destroy()
+  await upstream.requests[0]?.aborted
 })
