@@ -85,12 +85,12 @@ export function openOpenAi(
         let finished = false
         for await (const { choices, model, created, usage } of chunks) {
           wait.pause()
-          if (model) end.model = model
+          end.model = modelOf(model) ?? end.model
           if (Number.isInteger(created)) end.created = created
           if (usage) end.usage = tokenCounts(usage)
           const [choice] = choices ?? []
           if (choice?.finish_reason) finished = true
-          const delta = choice?.delta?.content ?? choice?.delta?.refusal
+          const delta = textOf(choice?.delta)
           if (delta) yield { delta }
           wait.resume(timeouts.silenceMs)
         }
@@ -145,11 +145,27 @@ function completionOf(answer: ChatCompletion, prompt: Prompt): Completion {
   const message = (answer as Partial<ChatCompletion> | undefined)?.choices?.[0]?.message
   if (!message) throw new LlmError('failed')
   return {
-    content: message.content ?? message.refusal ?? '',
-    model: answer.model ?? prompt.model,
+    content: textOf(message),
+    model: modelOf(answer.model) ?? prompt.model,
     created: Number.isInteger(answer.created) ? answer.created : 0,
     usage: answer.usage ? tokenCounts(answer.usage) : null
   }
+}
+
+interface Said {
+  readonly content?: unknown
+  readonly refusal?: unknown
+}
+
+/** @throws LlmError `failed` for what is no text, which nobody behind this could read. */
+function textOf(said: Said | null | undefined): string {
+  const text = said?.content ?? said?.refusal ?? ''
+  if (typeof text !== 'string') throw new LlmError('failed')
+  return text
+}
+
+function modelOf(name: unknown): string | undefined {
+  return typeof name === 'string' && name !== '' ? name : undefined
 }
 
 function tokenCounts(counts: Partial<TokenCounts>): TokenCounts {

@@ -2,7 +2,7 @@ import { LLMock } from '@copilotkit/aimock'
 import t from 'tap'
 import { freePort } from '../support/free-port.js'
 import { exchange, llmApi, readAll, readEvents } from '../support/llm-api.js'
-import { answerWith, refuseWith, startUpstream } from '../support/llm-upstream.js'
+import { answerOddly, answerWith, refuseWith, startUpstream } from '../support/llm-upstream.js'
 
 t.test('what the provider refuses becomes an honest problem', async (t) => {
   const upstream = await startUpstream(t)
@@ -46,6 +46,41 @@ t.test('what the provider refuses becomes an honest problem', async (t) => {
   }
   // One: that whose kept connection broke before any answer, which may be the connection's fault.
   t.equal(upstream.requests.length, rows.length + 1, 'only one was repeated')
+})
+
+t.test('an answer that is no text is a failure of the provider', async (t) => {
+  const upstream = await startUpstream(t)
+  const api = await llmApi(t, upstream.url)
+  for (const content of [[{ type: 'text', text: 'hi' }], ['a'], {}, 5, true]) {
+    for (const message of [{ content }, { content: null, refusal: content }]) {
+      upstream.answer = answerOddly(message)
+      const answer = await api.admin.send('POST', '/llm/complete', { prompt: 'Hi' })
+      t.match(answer.json(), { status: 502, code: 'provider_failed' }, JSON.stringify(message))
+      const streamed = await exchange(api, '/llm/stream', { prompt: 'Hi' }).response
+      t.match(readEvents(await readAll(streamed)), [
+        { event: 'error', data: { status: 502, code: 'provider_failed' } }
+      ])
+    }
+  }
+})
+
+t.test('a model without a name is the one that was asked', async (t) => {
+  const upstream = await startUpstream(t)
+  const api = await llmApi(t, upstream.url, {
+    env: {
+      LLM_BANNED_TERMS: 'swordfish',
+      LLM_BANNED_TERMS_OUTPUT: 'true',
+      LLM_CACHE_ENABLED: 'true'
+    }
+  })
+  for (const model of [5, ['m'], null, '']) {
+    upstream.answer = answerOddly({ content: 'Hello!' }, { model })
+    const ask = { prompt: `Hi ${model}`, model: 'asked' }
+    const answer = await api.admin.send('POST', '/llm/complete', ask)
+    t.match(answer.json(), { content: 'Hello!', model: 'asked' }, JSON.stringify(model))
+    const streamed = await exchange(api, '/llm/stream', ask).response
+    t.match(readEvents(await readAll(streamed)).at(-1)?.data, { done: true, model: 'asked' })
+  }
 })
 
 t.test('only known reasons are passed on', async (t) => {

@@ -131,6 +131,22 @@ function sendChunk(
   return response.write(`data: ${JSON.stringify({ ...chunk, model: `${body.model}-2026` })}\n\n`)
 }
 
+/** Answers with a message, or with a stream of it as one piece, of whatever form. */
+export function answerOddly(message: unknown, about: object = {}) {
+  return ({ body, response }: Received): void => {
+    const choice = { index: 0, finish_reason: 'stop' }
+    const answer = { id: 'chatcmpl-1', created, model: body.model, ...about }
+    if (body.stream) {
+      response.writeHead(200, { 'content-type': 'text/event-stream' })
+      const chunk = { ...answer, choices: [{ ...choice, delta: message }] }
+      response.end(`data: ${JSON.stringify(chunk)}\n\ndata: [DONE]\n\n`)
+    } else {
+      response.setHeader('content-type', 'application/json')
+      response.end(JSON.stringify({ ...answer, choices: [{ ...choice, message }] }))
+    }
+  }
+}
+
 /** Refuses a request as a provider does. */
 export function refuseWith(
   status: number,
