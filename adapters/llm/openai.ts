@@ -15,7 +15,7 @@ import {
 } from './port.js'
 import type { ProviderSettings, ProviderTimeouts } from './registry.js'
 
-/** What an answer may take up in memory, in characters. */
+/** What an answer may take up in memory, in characters: a streamed one is kept whole, too. */
 const MOST_TEXT = 16 * 1024 * 1024
 
 /** OpenAI, or any server that speaks its chat completions, through the official package. */
@@ -83,6 +83,7 @@ export function openOpenAi(
         const chunks = await client.chat.completions.create(body, { signal: wait.signal })
         const end = { model: prompt.model, created: 0, usage: null as TokenCounts | null }
         let finished = false
+        let length = 0
         for await (const { choices, model, created, usage } of chunks) {
           wait.pause()
           end.model = modelOf(model) ?? end.model
@@ -91,6 +92,8 @@ export function openOpenAi(
           const [choice] = choices ?? []
           if (choice?.finish_reason) finished = true
           const delta = textOf(choice?.delta)
+          length += delta.length
+          if (length > MOST_TEXT) throw new LlmError('failed')
           if (delta) yield { delta }
           wait.resume(timeouts.silenceMs)
         }

@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import t from 'tap'
 import {
+  deltasOf,
   exchange,
   llmApi,
   PROVIDER_KEY,
@@ -158,6 +159,21 @@ t.test('what fails after the headers is an event with a problem', async (t) => {
     { event: 'error', data: { status: 504, code: 'provider_timeout' } }
   ])
   await (await upstream.received(4)).aborted
+})
+
+t.test('a stream that says too much breaks off, as a whole answer does', async (t) => {
+  const upstream = await startUpstream(t)
+  const api = await llmApi(t, upstream.url)
+  const piece = 'x'.repeat(1024 * 1024)
+  const stream = async (pieces: number) => {
+    upstream.answer = answerWith(...Array(pieces).fill(piece))
+    const response = await exchange(api, '/llm/stream', { prompt: 'Hi' }).response
+    return readEvents(await readAll(response))
+  }
+  t.match((await stream(16)).at(-1)?.data, { done: true })
+  const events = await stream(17)
+  t.equal(deltasOf(events).length, 16)
+  t.match(events.at(-1), { event: 'error', data: { status: 502, code: 'provider_failed' } })
 })
 
 t.test('what can be refused at once is no stream', async (t) => {
