@@ -220,9 +220,11 @@ function knownReason({ code, type }: APIError): string | undefined {
   return knownReasons.find((reason) => reason === code || reason === type)
 }
 
-/** Retry-After, which is seconds or a date. */
+/** Retry-After, which is seconds or a date. Some send parts of a second, which no standard knows. */
 function retryAfterOf({ headers }: APIError): number | undefined {
   const value = headers?.get('retry-after') ?? ''
-  const seconds = /^\d+$/.test(value) ? Number(value) : (Date.parse(value) - Date.now()) / 1000
+  const seconds = /^\d+(\.\d+)?$/.test(value)
+    ? Number(value)
+    : (Date.parse(value) - Date.now()) / 1000
   return Number.isFinite(seconds) ? Math.max(0, Math.ceil(seconds)) : undefined
 }

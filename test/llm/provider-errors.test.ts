@@ -102,6 +102,8 @@ t.test('Retry-After is kept, as seconds', async (t) => {
     return (await admin.send('POST', '/llm/complete', { prompt: 'Hi' })).headers['retry-after']
   }
   t.equal(await waitFor('17'), '17')
+  t.equal(await waitFor('1.5'), '2', 'too early would be in vain')
+  t.equal(await waitFor('0.2'), '1')
   const inAnHour = new Date(Date.now() + 3_600_000).toUTCString()
   const seconds = Number(await waitFor(inAnHour))
   t.ok(seconds > 3000 && seconds <= 3600, `${seconds}`)
