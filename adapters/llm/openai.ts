@@ -188,11 +188,12 @@ function toLlmError(error: unknown): LlmError {
   if (error instanceof APIConnectionTimeoutError) return new LlmError('timeout')
   if (!(error instanceof APIError)) return new LlmError('failed')
   const { status } = error as APIError<number | undefined>
-  // The cause is the operating system's: an address and what was wrong with it.
-  if (status === undefined)
-    return error.cause
+  if (status === undefined) {
+    // The cause is the operating system's: an address and what was wrong with it.
+    return error.cause && !isUnreadable(error.cause)
       ? new LlmError('unreachable', { cause: error.cause })
       : new LlmError('failed', { reason: knownReason(error) })
+  }
   const about = { status, reason: knownReason(error), retryAfter: retryAfterOf(error) }
   if (status === 401 || status === 403) return new LlmError('credentials_refused', about)
   if (status === 429) return new LlmError('rate_limited', about)
@@ -200,6 +201,11 @@ function toLlmError(error: unknown): LlmError {
   // A 404 without an error object is not of a model but of the address: no fault of the caller's.
   const refused = [400, 409, 413, 422].includes(status) || (status === 404 && error.error)
   return new LlmError(refused ? 'refused' : 'failed', about)
+}
+
+/** What Node's parser of HTTP says: somebody was there, and did not answer in HTTP. */
+function isUnreadable(cause: unknown): boolean {
+  return `${(cause as NodeJS.ErrnoException).code}`.startsWith('HPE_')
 }
 
 /** The reasons that callers may be told: no other text of a provider is passed on. */

@@ -26,6 +26,8 @@ t.test('what the provider refuses becomes an honest problem', async (t) => {
       'provider_failed'
     ],
     [({ socket }) => socket.destroy(), 502, 'provider_unreachable'],
+    [({ socket }) => socket.end('SSH-2.0-OpenSSH\r\n'), 502, 'provider_failed'],
+    [({ socket }) => socket.end('HTTP/1.1 200 OK\r\nno header\r\n\r\n'), 502, 'provider_failed'],
     [({ response }) => response.end('not JSON'), 502, 'provider_failed'],
     [
       ({ response }) => response.setHeader('content-type', 'application/json').end('{"choices":'),
