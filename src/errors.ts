@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { type ServerResponse, STATUS_CODES } from 'node:http'
+import { maxHeaderSize, type ServerResponse, STATUS_CODES } from 'node:http'
 import type { Socket } from 'node:net'
 import type {
   ConnectionError,
@@ -142,10 +142,7 @@ export function answerUnreadable(error: ConnectionError, socket: Socket): void {
     socket.destroy()
     return
   }
-  const problem =
-    error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
-      ? new ApiError('request_timeout', 'The request did not arrive in time.')
-      : new ApiError('bad_request', 'This is not a valid HTTP request.')
+  const problem = toUnreadable(error.code)
   const requestId = randomUUID()
   const body = JSON.stringify(problem.toProblem(requestId))
   socket.end(
@@ -154,6 +151,19 @@ export function answerUnreadable(error: ConnectionError, socket: Socket): void {
       `Content-Length: ${Buffer.byteLength(body)}\r\n` +
       `X-Request-Id: ${requestId}\r\nConnection: close\r\n\r\n${body}`
   )
+}
+
+function toUnreadable(code: string): ApiError {
+  switch (code) {
+    case 'ERR_HTTP_REQUEST_TIMEOUT':
+      return new ApiError('request_timeout', 'The request did not arrive in time.')
+    case 'HPE_HEADER_OVERFLOW':
+      return new ApiError(
+        'headers_too_large',
+        `The request line and headers are longer than ${maxHeaderSize / 1024} KiB. Send long texts in a body: a long prompt by POST.`
+      )
+  }
+  return new ApiError('bad_request', 'This is not a valid HTTP request.')
 }
 
 /** Whether an answer has begun, in the middle of which another would be taken for a part of it. */

@@ -169,6 +169,12 @@ export const problems = {
     title: 'LLM provider busy',
     example: 'The provider openai limits our calls. Try again later.'
   },
+  headers_too_large: {
+    status: 431,
+    title: 'Headers too large',
+    example:
+      'The request line and headers are longer than 16 KiB. Send long texts in a body: a long prompt by POST.'
+  },
   internal_error: {
     status: 500,
     title: 'Internal error',

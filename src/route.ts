@@ -209,7 +209,7 @@ interface Guards {
 
 function problemsOf(guards: Guards): number[] {
   const { method, role, params, limited, creates, problems = [] } = guards
-  const statuses = new Set([400, 408, 500, ...problems])
+  const statuses = new Set([400, 408, 431, 500, ...problems])
   if (!guards.evenUnderPressure) statuses.add(503)
   if (role !== 'anyone') statuses.add(401)
   if (role === 'editor' || role === 'admin') statuses.add(403)
@@ -260,6 +260,7 @@ const meanings: Readonly<Record<number, string>> = {
   415: 'The body is not JSON.',
   422: 'It is well-formed but not acceptable.',
   429: 'Too many requests.',
+  431: 'The request line and headers are too long.',
   500: 'A fault of ours.',
   502: 'The LLM provider failed.',
   503: 'The storage cannot be reached, or the server has too much to do or is not set up for it.',

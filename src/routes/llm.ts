@@ -183,7 +183,8 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
       summary: 'The same, for clients that can only GET',
       description:
         'Prefer POST: an address, and with it the prompt, ends up in the logs of whatever stands ' +
-        'between. This server does not log it.'
+        'between. This server does not log it. Address and headers together may have 16 KiB, so a ' +
+        'long prompt goes by POST.'
     },
     query: LlmStreamQuery,
     problems: [413, 422, 503],

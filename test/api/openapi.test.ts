@@ -43,6 +43,7 @@ t.test('every operation answers as documented, whatever the answer', async (t) =
   const closed = await testApi(t, { env: { REGISTRATION: 'closed' } })
   const impatient = await testApi(t, { env: { HEADERS_TIMEOUT_MS: '1' } })
   await impatient.app.listen({ port: 0, host: '127.0.0.1' })
+  await limited.app.listen({ port: 0, host: '127.0.0.1' })
   const document = await documentOf(api.app)
 
   for (const documented of document.operations) {
@@ -84,7 +85,9 @@ t.test('every operation answers as documented, whatever the answer', async (t) =
         await sendSample(send, documented, twice)
         await expect(429, 'too often', sendSample(send, documented, twice))
       }
-      await expect(408, 'slow', sendSlowly(impatient.app, documented, document))
+      await expect(408, 'slow', sendHead(impatient.app, documented, document))
+      const long = `X: ${'x'.repeat(20_000)}\r\n`
+      await expect(431, 'long', sendHead(limited.app, documented, document, long))
       if (operationId === 'register')
         await expect(403, 'closed', sendSample(closed.send, documented, request))
 
@@ -263,13 +266,14 @@ function sendSample(
 }
 
 /** A request whose headers do not end. */
-async function sendSlowly(
+async function sendHead(
   { server }: FastifyInstance,
   { method, path }: DocumentedOperation,
-  document: ApiDocument
+  document: ApiDocument,
+  headers = ''
 ): Promise<Pick<LightMyRequestResponse, 'statusCode' | 'body'>> {
   const { port } = server.address() as AddressInfo
-  const begun = `${method} ${path} HTTP/1.1\r\nHost: x\r\n`
+  const begun = `${method} ${path} HTTP/1.1\r\nHost: x\r\n${headers}`
   const [answer] = await exchangeRaw(port, begun, { halfClose: false })
   document.checkResponse(method, path, answer as never)
   return answer as RawAnswer

@@ -191,6 +191,22 @@ t.test('what can be refused at once is no stream', async (t) => {
   t.equal(upstream.requests.length, 0)
 })
 
+t.test('a prompt that is too long for an address is told to go by POST', async (t) => {
+  const upstream = await startUpstream(t)
+  const api = await llmApi(t, upstream.url)
+  const prompt = 'x'.repeat(20_000)
+  const refused = await exchange(api, `/llm/stream?prompt=${prompt}`).response
+  t.equal(refused.statusCode, 431)
+  t.match(JSON.parse(await readAll(refused)), {
+    status: 431,
+    code: 'headers_too_large',
+    detail: /16 KiB.+POST/
+  })
+  const answer = await exchange(api, '/llm/stream', { prompt }).response
+  t.match(readEvents(await readAll(answer)).at(-1)?.data, { done: true })
+  t.equal(upstream.requests.length, 1)
+})
+
 t.test('closing the server ends open streams with a problem when the time is up', async (t) => {
   const upstream = await startUpstream(t, beginStream)
   const api = await llmApi(t, upstream.url, { env: { SHUTDOWN_TIMEOUT_MS: '1' } })
