@@ -127,7 +127,12 @@ const day = (description: string, example: string) =>
 
 export const LlmUsageQuery = Type.Object(
   {
-    since: Type.Optional(day('First day, in UTC; 30 days ago when absent.', '2026-01-01')),
+    since: Type.Optional(
+      day(
+        'First day, in UTC, at most 366 days before `until`; 30 days before it when absent.',
+        '2026-01-01'
+      )
+    ),
     until: Type.Optional(day('Last day, in UTC; today when absent.', '2026-01-31')),
     user_id: Type.Optional({ ...Uuid(), description: 'Only calls of this user.' }),
     model: Type.Optional({ ...model, description: 'Only calls of this model.' })

@@ -211,8 +211,10 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
       }
     },
     async handler({ query }, _reply, { store }) {
-      const today = Date.now()
-      const { since = dayOf(new Date(today - 30 * DAY_MS)), until = dayOf(new Date(today)) } = query
+      const { until = dayOf(new Date()) } = query
+      assertDay('until', until)
+      const { since = dayOf(new Date(Date.parse(until) - 30 * DAY_MS)) } = query
+      assertDay('since', since)
       assertPeriod(since, until)
       await usage.flush()
       return reportUsage(store, { ...query, since, until })
@@ -280,17 +282,16 @@ function inSpace(space: string): object {
 
 /** @throws ApiError `validation_failed` */
 function assertPeriod(since: string, until: string): void {
-  for (const [name, day] of Object.entries({ since, until }))
-    if (!isDay(day)) refuse(name, 'is not a day')
   const days = (Date.parse(until) - Date.parse(since)) / DAY_MS
   if (days < 0) refuse('until', 'is before since')
   if (days > MOST_DAYS) refuse('since', `is more than ${MOST_DAYS} days before until`)
 }
 
-/** JavaScript takes the 30th of February for the 2nd of March. */
-function isDay(text: string): boolean {
+/** @throws ApiError `validation_failed` */
+function assertDay(name: string, text: string): void {
   const time = Date.parse(text)
-  return !Number.isNaN(time) && dayOf(new Date(time)) === text
+  // JavaScript takes the 30th of February for the 2nd of March.
+  if (Number.isNaN(time) || dayOf(new Date(time)) !== text) refuse(name, 'is not a day')
 }
 
 function refuse(name: string, detail: string): never {

@@ -121,10 +121,29 @@ t.test('a report is for admins, of their own tenant, over a period that makes se
   for (const query of [
     'since=yesterday',
     'since=2026-02-30',
+    'until=2026-02-30',
+    'until=2026-99-99',
     'since=2026-02-02&until=2026-02-01',
     'since=2024-01-01&until=2026-01-01'
   ])
     t.equal((await admin.send('GET', `/llm/usage?${query}`)).statusCode, 400, query)
+})
+
+t.test('a report of no first day begins 30 days before its last', async (t) => {
+  const { storage, call, send } = await usageOn(t)
+  for (const day of ['2025-12-31', '2026-01-01', '2026-01-31', '2026-02-01']) {
+    const usage = createUsage({ storage, warn: () => {}, now: () => new Date(`${day}T12:00:00Z`) })
+    usage.add(call())
+    await usage.close()
+  }
+  const report = await send('GET', '/llm/usage?until=2026-01-31')
+  t.equal(report.statusCode, 200)
+  t.match(report.json(), [{ day: '2026-01-31' }, { day: '2026-01-01' }])
+  t.equal(report.json().length, 2)
+  t.equal((await send('GET', '/llm/usage?since=2025-01-30&until=2026-01-31')).statusCode, 200)
+  t.match((await send('GET', '/llm/usage?since=2025-01-29&until=2026-01-31')).json(), {
+    detail: /366 days/
+  })
 })
 
 t.test('what is no number of tokens is none, to the caller and in the totals', async (t) => {
