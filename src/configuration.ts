@@ -99,8 +99,14 @@ export function readProviders(env: Environment): ProviderSettings[] {
   const names = new Set(providers.map(({ name }) => name))
   if (names.size < providers.length)
     throw new ConfigurationError('LLM_PROVIDERS has a name twice, or the name openai.')
-  for (const { name, url } of providers)
+  for (const { name, url, key } of providers) {
     if (!URL.canParse(url)) throw new ConfigurationError(`The URL of LLM provider ${name} is none.`)
+    // It goes into a header, which leaves out the line break that a file ends with.
+    if (!/^[ -~]*[\r\n]*$/.test(key))
+      throw new ConfigurationError(
+        `The key of LLM provider ${name} has other characters than printable ASCII.`
+      )
+  }
   return providers
 }
 

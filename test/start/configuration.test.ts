@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { openMemory } from '../../adapters/storage/memory.js'
 import { createStorage } from '../../adapters/storage/storage.js'
-import { chooseStorage, readEnvironment } from '../../src/configuration.js'
+import { chooseStorage, readEnvironment, readProviders } from '../../src/configuration.js'
 import { createKeyring, verifyKeys } from '../../src/encryption.js'
 import { loadKeys, parseEncryptionKeys } from '../../src/keys.js'
 import { temporaryFolder } from '../support/storages.js'
@@ -111,6 +111,25 @@ t.test('an encryption key that is none is refused', async (t) => {
   ])
     t.throws(() => parseEncryptionKeys(text), { message: /^ENCRYPTION_KEY/ }, text)
 })
+
+t.test(
+  'a key of an LLM provider that no header can hold is refused, and not repeated',
+  async (t) => {
+    for (const key of ['sk-schlüssel', 'sk-key\nsk-key', 'sk-“key”']) {
+      const provider = { name: 'local', url: 'http://127.0.0.1/v1', key, model: 'm' }
+      for (const [name, variables] of [
+        ['openai', { OPENAI_API_KEY: key }],
+        ['local', { LLM_PROVIDERS: JSON.stringify([provider]) }]
+      ] as const) {
+        const read = () => readProviders(readEnvironment(variables))
+        t.throws(read, { name: 'ConfigurationError', message: new RegExp(`provider ${name} `) })
+        t.throws(read, { message: /^((?!sk-).)*$/ })
+      }
+    }
+    for (const key of ['sk-key_1.~!', 'no key', 'sk-key\n'])
+      t.match(readProviders(readEnvironment({ OPENAI_API_KEY: key })), [{ name: 'openai', key }])
+  }
+)
 
 t.test('production refuses missing and guessable keys, and names the variable', async (t) => {
   const good = { NODE_ENV: 'production', AUTH_SECRET: key(), ENCRYPTION_KEY: key() }
