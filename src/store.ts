@@ -59,8 +59,9 @@ export interface Store {
     options?: ChangeOptions
   ): Promise<Stored<R>>
   /**
-   * Sets what differs from the row; where nothing does, nothing is written. A function decides by
-   * the row as it is at the moment of the commit, and is asked again if that changed meanwhile.
+   * Sets all that is given; where nothing of it differs from the row, nothing is written. A function
+   * decides by the row as it is at the moment of the commit, and is asked again if that changed
+   * meanwhile.
    */
   update<R extends AnyResource>(
     resource: R,
@@ -83,11 +84,13 @@ export interface Store {
   ): Promise<Committed<Changes>>
 }
 
-/** A change, and of an update which of its columns are not as they were. */
+/** A change, and of an update which of its columns are not as they were, where that is known. */
 type Written = Change & { readonly changed?: readonly string[] }
 
 /** How often a change that depends on the row is tried while others change the row too. */
 const MOST_TRIES = 20
+/** How often one that does not is, so that its audit entry tells what differed and no more. */
+const EXACT_TRIES = 3
 
 export function createStore(storage: Storage, origin: Origin): Store {
   const { tenant } = origin
@@ -154,12 +157,13 @@ export function createStore(storage: Storage, origin: Origin): Store {
         const set = await decide(row)
         const changed = changedColumns(resource, row, set)
         if (changed.length + along.length + elsewhere.length === 0) return row
-        const expect = guarded ? (row.version as number) : undefined
+        const exact = guarded || tries < EXACT_TRIES
+        const about = exact ? { expect: row.version as number, changed } : { expect: undefined }
         try {
           // All that is given, not what differs from a row that may be another by now: of two who
           // change it at once, the last one wins with everything.
           const [updated] = await write(
-            [{ op: 'update', resource, key, expect, set, changed }, ...along],
+            [{ op: 'update', resource, key, set, ...about }, ...along],
             options
           )
           return updated as never

@@ -22,6 +22,26 @@ for (const on of testStorages)
         t.strictSame((await admin.send('GET', flow)).json(), last.json())
       })
 
+    t.test('the audit entry of the last one has all that it changed', async (t) => {
+      await admin.send('PUT', '/flows/flow_both', { name: 'a', definition: { v: 1 } })
+      await overlapping(
+        () => admin.send('PATCH', '/flows/flow_both', { name: 'b', status: 'active' }),
+        () => admin.send('PUT', '/flows/flow_both', { name: 'a', definition: { v: 2 } })
+      )
+      const [entry] = (await admin.send('GET', '/audit?resource_id=flow_both')).json()
+      t.strictSame(entry.fields, ['definition', 'name', 'status'])
+    })
+
+    t.test('who is overtaken time and again is stored all the same', async (t) => {
+      const url = '/flows/flow_busy'
+      await admin.send('PUT', url, { name: 'a' })
+      const names = Array.from({ length: 40 }, (_, n) => `name ${n}`)
+      const answers = await Promise.all(names.map((name) => admin.send('PATCH', url, { name })))
+      for (const [n, answer] of answers.entries()) t.match(answer.json(), { name: names[n] })
+      const entries = (await admin.send('GET', '/audit?resource_id=flow_busy&limit=50')).json()
+      t.equal(entries.length, 41)
+    })
+
     t.test('a PATCH leaves alone what it does not say', async (t) => {
       await admin.send('PUT', '/flows/flow_other', { name: 'a', definition: { v: 1 } })
       const last = await overlapping(
