@@ -19,6 +19,15 @@ export function uuid(): string {
   return v7({ random, msecs: lastMs, seq: sequence })
 }
 
+/**
+ * An instant, in milliseconds since 1970, that UUIDs made before are not after, and those made from now
+ * on are, wherever the clock goes.
+ */
+export function passInstant(): number {
+  lastMs = Math.max(lastMs, Date.now())
+  return lastMs++
+}
+
 /** The instant that a UUIDv7 begins with, in milliseconds since 1970. */
 export function instantOf(id: string): number {
   return Number.parseInt(id.replaceAll('-', '').slice(0, 12), 16)

@@ -11,7 +11,7 @@ import {
   type TenantId,
   type Values
 } from '../adapters/storage/port.js'
-import { instantOf, uuid } from '../adapters/uuid.js'
+import { passInstant } from '../adapters/uuid.js'
 import { audit } from '../schemas/audit.js'
 import type { Registration } from '../schemas/auth.js'
 import { tenants } from '../schemas/tenants.js'
@@ -66,8 +66,7 @@ export interface Users {
 export function createUsers(storage: Storage, identity: Identity, accounts: Accounts): Users {
   function endedSessions(keptToken: string | undefined): Values<typeof users> {
     const kept = keptToken === undefined ? null : identity.sessionOf(keptToken)
-    // By what sessions begin with, which does not go back where the clock does.
-    const from = new Date(instantOf(uuid()))
+    const from = new Date(passInstant())
     return { sessions_from: from.toISOString(), session_kept: kept?.id ?? null }
   }
 

@@ -218,6 +218,9 @@ t.test('a new password ends sessions where the clock was put back, too', async (
   const person = await api.person(admin, 'viewer')
   mock.timers.enable({ apis: ['Date'], now: Date.now() - 60_000 })
   t.teardown(() => mock.timers.reset())
-  await admin.send('PATCH', `/users/${person.id}`, { password: 'one that the admin gave' })
+  const password = 'one that the admin gave'
+  await admin.send('PATCH', `/users/${person.id}`, { password })
   t.equal((await person.send('GET', '/users/me')).statusCode, 401)
+  const signedIn = await api.send('POST', '/auth/login', { email: person.email, password })
+  t.equal((await api.as(signedIn.json().token)('GET', '/users/me')).statusCode, 200)
 })
