@@ -78,7 +78,13 @@ function assertUrls(env: Environment): void {
 function isUrl(text: string): boolean {
   // Postgres may have a user and no host, for a socket of Unix.
   const isSocket = /^postgres(ql)?:.*@\//.test(text)
-  return URL.canParse(isSocket ? text.replace('@/', '@localhost/') : text)
+  try {
+    const { username, password } = new URL(isSocket ? text.replace('@/', '@localhost/') : text)
+    decodeURIComponent(username + password)
+    return true
+  } catch {
+    return false
+  }
 }
 
 const checkProviders = compiledWhenNeeded(createAjv(), LlmProviders)

@@ -146,7 +146,7 @@ export function ifMatchOf(request: Pick<FastifyRequest, 'headers'>): IfMatch {
   )
 }
 
-/** Whether the request is to change nothing that is there: other tags than `*` are for caches. */
+/** Whether the request is to change nothing that is there. Other tags than `*` are not heeded. */
 export function isCreateOnly(request: Pick<FastifyRequest, 'headers'>): boolean {
   return request.headers['if-none-match']?.trim() === '*'
 }
@@ -255,7 +255,7 @@ const meanings: Readonly<Record<number, string>> = {
   404: 'There is no such thing in this tenant.',
   409: 'It contradicts what is stored.',
   408: 'The request did not arrive in time.',
-  412: 'The row is not at the version of If-Match, or is there despite If-None-Match.',
+  412: 'The row is not at the version of If-Match; or, for a PUT, it is there despite If-None-Match.',
   413: 'The body is too large.',
   415: 'The body is not JSON.',
   422: 'It is well-formed but not acceptable.',

@@ -36,8 +36,8 @@ async function main(): Promise<void> {
     if (env.REDIS_URL) redis = await connectRedis(env.REDIS_URL)
     await serve({ env, providers, backend, redis, close })
   } catch (error) {
-    // An open connection would keep the process from ending.
-    await close()
+    // An open connection would keep the process from ending. What closing says would hide the error.
+    await Promise.allSettled([close()])
     throw error
   }
 }

@@ -73,7 +73,11 @@ t.test('a URL that is none is told without its password', async (t) => {
     ['SUPABASE_URL', 'https'],
     ['REDIS_URL', 'redis']
   ] as const)
-    for (const rest of ['ada:secret@127.0.0.1:99999/x', 'ada:sec#ret@127.0.0.1:5432/x'])
+    for (const rest of [
+      'ada:secret@127.0.0.1:99999/x',
+      'ada:sec#ret@127.0.0.1:5432/x',
+      'ada:sec%ret@127.0.0.1/x'
+    ])
       t.throws(
         () => readEnvironment({ [name]: `${scheme}://${rest}` }),
         { name: 'ConfigurationError', message: new RegExp(`^${name} is not a valid URL(?!.*ret)`) },
