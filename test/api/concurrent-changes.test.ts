@@ -70,7 +70,6 @@ for (const on of testStorages)
     /** The API, and a way to have one request come between what another reads and what it commits. */
     async function testOverlaps(t: Test) {
       const actual = await on.open(t)
-      const identity = await on.openIdentity?.(t, actual)
       const { storage, trouble } = troubledStorage(actual)
       const overlapping = <T>(between: () => Promise<unknown>, request: () => Promise<T>) => {
         let came = false
@@ -83,6 +82,6 @@ for (const on of testStorages)
         }
         return trouble({ commit: commit as Storage['commit'] }, request)
       }
-      return { api: await testApi(t, { storage, ...(identity ? { identity } : {}) }), overlapping }
+      return { api: await testApi(t, { on, storage }), overlapping }
     }
   })

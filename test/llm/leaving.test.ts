@@ -10,7 +10,8 @@ import {
   type Received,
   sendPiece,
   startUpstream,
-  type Upstream
+  type Upstream,
+  untilAtRest
 } from '../support/llm-upstream.js'
 import { startRedis } from '../support/redis.js'
 import { memory, type Teardown } from '../support/storages.js'
@@ -142,12 +143,7 @@ t.test('a stream that waits behind another ends with the connection', async (t) 
     upstream.requests.length === 1 ? beginStream(received) : sendEndless(received)
   const socket = pipeline(api, calls[1], calls[1])
   const { socket: upstreamSocket } = await upstream.received(1)
-  // What nobody reads fills all buffers, and then rests.
-  for (let rested = 0, before = -1; rested < 20; rested++) {
-    await later(10)
-    if (upstreamSocket.bytesWritten !== before) rested = 0
-    before = upstreamSocket.bytesWritten
-  }
+  await untilAtRest(() => upstreamSocket.bytesWritten)
   socket.destroy()
   await Promise.all(upstream.requests.map(({ aborted }) => aborted))
   t.strictSame(errors, [])

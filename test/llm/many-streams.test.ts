@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, request } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { setTimeout as later, setImmediate } from 'node:timers/promises'
+import { setImmediate } from 'node:timers/promises'
 import { createGzip } from 'node:zlib'
 import t from 'tap'
 import { deltasOf, exchange, llmApi, readAll, readEvents, readUntil } from '../support/llm-api.js'
@@ -11,7 +11,8 @@ import {
   type Received,
   sendCompletion,
   sendPiece,
-  startUpstream
+  startUpstream,
+  untilAtRest
 } from '../support/llm-upstream.js'
 import type { Teardown } from '../support/storages.js'
 
@@ -67,12 +68,7 @@ t.test('a slow reader slows the provider down, and loses nothing', async (t) => 
   const upstream = await startUpstream(t, answer)
   const api = await llmApi(t, upstream.url)
   const response = await exchange(api, '/llm/stream', ask).response
-  // Nothing is read: what is sent all the same fills the buffers of the system, and then rests.
-  for (let rested = 0, before = -1; rested < 20; rested++) {
-    await later(10)
-    if (progress.sent !== before) rested = 0
-    before = progress.sent
-  }
+  await untilAtRest(() => progress.sent)
   t.ok(progress.sent < pieces, `${progress.sent} of ${pieces} pieces were sent unread`)
   const events = readEvents(await readAll(response))
   t.equal(deltasOf(events).join('').length, pieces * piece.length)

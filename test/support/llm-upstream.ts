@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import { createServer, type IncomingHttpHeaders, type ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
+import { setTimeout as later } from 'node:timers/promises'
 import type { Teardown } from './storages.js'
 
 /** A request as the upstream got it. */
@@ -129,6 +130,16 @@ function sendChunk(
 ): boolean {
   const chunk = { id: 'chatcmpl-1', object: 'chat.completion.chunk', created, choices, usage }
   return response.write(`data: ${JSON.stringify({ ...chunk, model: `${body.model}-2026` })}\n\n`)
+}
+
+/** Waits while what nobody reads fills the buffers of the system, until no more of it is sent. */
+export async function untilAtRest(sent: () => number): Promise<void> {
+  for (let rested = 0, before = -1; rested < 20; rested++) {
+    await later(10)
+    const now = sent()
+    if (now !== before) rested = 0
+    before = now
+  }
 }
 
 /** Answers with a message, or with a stream of it as one piece, of whatever form. */
