@@ -15,6 +15,7 @@ import { answerHeaders } from './answer-headers.js'
 import { createApiKeys } from './api-keys.js'
 import { authenticate } from './authenticate.js'
 import { assertClean } from './clean-values.js'
+import { originsOf } from './configuration.js'
 import { documentation } from './documentation.js'
 import type { Keyring } from './encryption.js'
 import { answerUnreadable, sendError, sendProblem } from './errors.js'
@@ -128,7 +129,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   })
   if (env.CORS_ORIGIN)
     await app.register(cors, {
-      origin: env.CORS_ORIGIN === '*' ? '*' : env.CORS_ORIGIN.split(',').map((each) => each.trim()),
+      origin: env.CORS_ORIGIN === '*' ? '*' : originsOf(env),
       methods: ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'],
       // An OPTIONS that is no preflight is answered as one: the refusal would be no problem document.
       strictPreflight: false,

@@ -59,9 +59,14 @@ function isProxy(text: string): boolean {
   return isRange && more.length === 0
 }
 
+/** The origins that pages may call from; `*` alone is any. */
+export function originsOf({ CORS_ORIGIN = '' }: Pick<Environment, 'CORS_ORIGIN'>): string[] {
+  return CORS_ORIGIN.split(',').map((each) => each.trim())
+}
+
 /** Whoever names an origin means no other, and * would allow all. */
 function assertOrigins(env: Environment): void {
-  const origins = env.CORS_ORIGIN?.split(',').map((each) => each.trim()) ?? []
+  const origins = originsOf(env)
   if (origins.length > 1 && origins.includes('*'))
     throw new ConfigurationError('CORS_ORIGIN is either * or a list without it.')
 }
