@@ -53,6 +53,7 @@ async function driverContender(url: string): Promise<Contender> {
     until: undefined,
     order: 'desc',
     limit: 50,
+    size: 4 * 1024 * 1024,
     count: false
   } as const
   return {

@@ -40,6 +40,8 @@ export interface Column {
   readonly nullable: boolean
   /** Whether letters are kept in lower case, so that addresses compare without regard to case. */
   readonly lowerCase: boolean
+  /** Whether its values may be as long as a request allows. */
+  readonly unbounded: boolean
 }
 
 export type Operation = 'list' | 'get' | 'create' | 'replace' | 'update' | 'delete'
@@ -292,7 +294,14 @@ function column(name: string, schema: TSchema): Column {
   const alternatives = (schema.anyOf as TSchema[] | undefined) ?? [schema]
   const nullable = alternatives.some((each) => each.type === 'null')
   const [type = schema] = alternatives.filter((each) => each.type !== 'null')
-  return { name, kind: kindOf(type), nullable, lowerCase: type.format === 'email' }
+  const kind = kindOf(type)
+  const lowerCase = type.format === 'email'
+  return { name, kind, nullable, lowerCase, unbounded: isUnbounded(kind, type) }
+}
+
+function isUnbounded(kind: ColumnKind, { maxLength, pattern, format, enum: choices }: TSchema) {
+  const bound = maxLength ?? pattern ?? format ?? choices
+  return kind === 'json' || (kind === 'text' && bound === undefined)
 }
 
 function kindOf(schema: TSchema): ColumnKind {

@@ -26,10 +26,23 @@ export interface DriverQuery {
   readonly order: 'asc' | 'desc'
   /** At most this many rows. */
   readonly limit: number
+  /**
+   * The page ends with the row with which its unbounded columns come to this many characters of text or
+   * JSON; short values need not be counted.
+   */
+  readonly size: number
   /** Only rows that come after this place in the asked order. */
   readonly after: Position | undefined
   /** Whether to return `total`, which `after` and `limit` do not narrow. */
   readonly count: boolean
+}
+
+/** Rows sorted by the resource's order column, then by the bytes of the key. */
+export interface DriverPage {
+  readonly rows: DriverRow[]
+  /** Whether `size` kept rows out that `limit` would have let in. */
+  readonly cut?: boolean
+  readonly total?: number
 }
 
 /** As in the port, but complete: an insert has every column except `version`. */
@@ -70,12 +83,7 @@ export type DriverChange =
 export interface Driver {
   readonly kind: string
   get(resource: AnyResource, tenant: TenantId | null, key: string): Promise<DriverRow | null>
-  /** Rows sorted by the resource's order column, then by the bytes of the key. */
-  page(
-    resource: AnyResource,
-    tenant: TenantId | null,
-    query: DriverQuery
-  ): Promise<{ rows: DriverRow[]; total?: number }>
+  page(resource: AnyResource, tenant: TenantId | null, query: DriverQuery): Promise<DriverPage>
   /** All or nothing; a row for each insert and update, null for the rest. */
   apply(tenant: TenantId, changes: readonly DriverChange[]): Promise<(DriverRow | null)[]>
   /** Without it, there is nothing to do. */

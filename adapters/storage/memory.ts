@@ -1,6 +1,6 @@
 import sortedBtree from 'sorted-btree'
 import { resources } from '../../schemas/registry.js'
-import type { AnyResource, Reference, Unique } from '../../schemas/resource.js'
+import type { AnyResource, Column, Reference, Unique } from '../../schemas/resource.js'
 import { compareBytes } from './bytes.js'
 import {
   type Driver,
@@ -44,12 +44,17 @@ interface Table {
   readonly uniques: readonly UniqueIndex[]
   /** Who refers to this table. */
   readonly holders: { readonly table: Table; readonly reference: Reference }[]
+  /** The sizes of rows that are long enough for pages to count them, once there are any. */
+  longRows: WeakMap<DriverRow, number> | undefined
 }
 
 interface UniqueIndex {
   readonly unique: Unique
   readonly owners: Map<string, { readonly tenant: string; readonly key: string }>
 }
+
+/** Characters of a row that no page need count: a thousand such rows are not many. */
+const SHORT = 4096
 
 /** Puts back what a step of a commit did. */
 type Undo = () => void
@@ -118,6 +123,7 @@ export function openMemory(): Driver {
         if (before) owners.set(before, owner)
       })
     }
+    noteSize(table, row)
     const entry = entryOf(resource, row)
     link(partition, entry, old)
     undo.push(() => (old ? link(partition, old, entry) : unlink(partition, entry)))
@@ -215,9 +221,11 @@ export function openMemory(): Driver {
         found.sort((a, b) => comparePositions(positionOf(resource, a), positionOf(resource, b)))
         if (query.order === 'desc') found.reverse()
       }
-      const rows = found.slice(0, query.limit)
-      if (!query.count) return { rows }
-      return { rows, total: parts.reduce((sum, part) => sum + countRows(part, query), 0) }
+      const all = found.slice(0, query.limit)
+      const rows = withinSize(tableOf(resource), all, query.size)
+      const cut = rows.length < all.length
+      if (!query.count) return { rows, cut }
+      return { rows, cut, total: parts.reduce((sum, part) => sum + countRows(part, query), 0) }
     },
 
     async apply(tenant, changes) {
@@ -245,7 +253,7 @@ function createTables(): Map<string, Table> {
   const tables = new Map<string, Table>()
   for (const resource of resources) {
     const uniques = resource.unique.map((unique) => ({ unique, owners: new Map() }))
-    const table = { resource, partitions: new Map(), uniques, holders: [] }
+    const table = { resource, partitions: new Map(), uniques, holders: [], longRows: undefined }
     tables.set(resource.name, table)
     for (const reference of resource.references)
       tables.get(reference.to)?.holders.push({ table, reference })
@@ -267,6 +275,32 @@ function partitionOf(table: Table, tenant: string): Partition {
     table.partitions.set(tenant, partition)
   }
   return partition
+}
+
+/** Once for each row, since a page would have to read all of it. */
+function noteSize(table: Table, row: DriverRow): void {
+  let size = 0
+  for (const { name, kind, unbounded } of table.resource.columns as Column[]) {
+    const value = row[name]
+    if (!unbounded || value === null) continue
+    size += (kind === 'json' ? JSON.stringify(value) : (value as string)).length
+  }
+  if (size <= SHORT) return
+  table.longRows ??= new WeakMap()
+  table.longRows.set(row, size)
+}
+
+/** The first rows, up to the one with which they come to the size. */
+function withinSize({ longRows }: Table, rows: DriverRow[], size: number): DriverRow[] {
+  if (!longRows) return rows
+  let left = size
+  const isBeyond = (row: DriverRow) => {
+    if (left <= 0) return true
+    left -= longRows.get(row) ?? 0
+    return false
+  }
+  const end = rows.findIndex(isBeyond)
+  return end < 0 ? rows : rows.slice(0, end)
 }
 
 /** Enters a row, in the place of an older one where there is one. */

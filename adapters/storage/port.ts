@@ -30,7 +30,7 @@ export interface Query<R extends AnyResource> {
   readonly until?: string
   /** Newest first unless told otherwise. */
   readonly order?: 'asc' | 'desc'
-  /** Rows in a page, 1 to 1000. */
+  /** Rows in a page, 1 to 1000. Long ones, of megabytes together, end it early. */
   readonly limit: number
   /** What an earlier page of the same query returned. */
   readonly cursor?: string

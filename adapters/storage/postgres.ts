@@ -190,9 +190,11 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
       const statement = pageStatement(resource, tenant, query)
       const brief = isBrief(tenant, query) && statement.onePlan ? resource : undefined
       const [found] = await track(read(statement, brief))
-      const [total, ...lists] = found as [string | null, ...(unknown[] | null)[]]
-      const rows = decodeLists(resource, lists)
-      return total === null ? { rows } : { rows, total: Number(total) }
+      const [total, cut, ...lists] = found as [string | null, boolean | null, ...SqlList[]]
+      const { known, columns } = askedColumns(resource, tenant)
+      const rows = decodeLists(columns, lists.map(parseList), known)
+      const page = { rows, cut: cut === true }
+      return total === null ? page : { ...page, total: Number(total) }
     },
 
     async apply(tenant, changes) {
@@ -286,7 +288,8 @@ function pageStatement(
   tenant: TenantId | null,
   query: DriverQuery
 ): Statement {
-  const { filter, since, until, order, limit, after, count } = query
+  const { filter, since, until, order, limit, size, after, count } = query
+  const { columns } = askedColumns(resource, tenant)
   const [at, key] = [column(resource.order), column(resource.key)]
   const where = new Conditions()
   if (resource.scope && tenant !== null) where.add(`${column(resource.scope)} = ?`, tenant)
@@ -299,17 +302,51 @@ function pageStatement(
 
   const beyond = order === 'asc' ? '>' : '<'
   if (after) where.add(`(${at}, ${key}) ${beyond} (?, ?)`, after.at, after.key)
-  const ordered = `select ${selectList(resource)} from ${table(resource)} t ${where.text}
+  const ordered = `select ${columns.map(listed)} from ${table(resource)} t ${where.text}
     order by ${at} ${order}, ${key} ${order} limit ${plannedLimit(limit)}`
   const rows = `select * from (${ordered}) p limit ${where.value(limit)}`
+  const unbounded = columns.filter((each) => each.unbounded)
+  const fitting = unbounded.length ? withinSize(rows, unbounded, where.value(size)) : rows
+  const cut = unbounded.length ? 'bool_and(r.goes_on)' : 'false'
   const total = count ? `(${all})` : 'null'
-  const lists = resource.columns.map(({ name }) => `json_agg(r."${name}")`)
   // A list for each column takes Postgres and us less time than an object, or a message, for each row.
   return {
-    text: `select ${total}, ${lists} from (${rows}) r`,
+    text: `select ${total}, ${cut}, ${columns.map(aggregated)} from (${fitting}) r`,
     values: where.values,
     onePlan: isIndexed(resource, filter)
   }
+}
+
+/** The rows up to the one with which they come to the size, and whether others follow. */
+function withinSize(rows: string, unbounded: readonly Column[], size: string): string {
+  const sizes = unbounded.map(({ name }) => `coalesce(octet_length(s."${name}"), 0)`)
+  return `
+    select * from (
+      select *, sum(${sizes.join(' + ')}) over before as size_before, lead(1) over before is not null as goes_on
+      from (${rows}) s window before as (rows between unbounded preceding and 1 preceding)
+    ) w where coalesce(size_before, 0) < ${size}`
+}
+
+/** The columns of a page, but for the tenant where it is known. */
+function askedColumns({ columns, scope }: AnyResource, tenant: TenantId | null) {
+  if (scope !== 'tenant_id' || tenant === null) return { columns, known: {} }
+  return { columns: columns.filter(({ name }) => name !== scope), known: { [scope]: tenant } }
+}
+
+/** JSON as text: Postgres makes it once, for its size and for the list. */
+function listed(each: Column): string {
+  return each.kind === 'json' ? `${column(each.name)}::text as "${each.name}"` : selected(each)
+}
+
+function aggregated({ name, kind }: Column): string {
+  if (kind !== 'json') return `json_agg(r."${name}")`
+  return `'[' || string_agg(coalesce(r."${name}", 'null'), ',') || ']'`
+}
+
+type SqlList = readonly unknown[] | string | null
+
+function parseList(list: SqlList): readonly unknown[] | null {
+  return typeof list === 'string' ? JSON.parse(list) : list
 }
 
 /**

@@ -34,12 +34,17 @@ export function decodeRow(resource: AnyResource, raw: RawRow): DriverRow {
   return row
 }
 
-/** Rows of which each column came as a list of its own, or as null where there are none. */
+/**
+ * Rows of which each column came as a list of its own, or as null where there are none.
+ * @param known what all of them have besides
+ */
 export function decodeLists(
-  { columns }: AnyResource,
-  lists: readonly (readonly unknown[] | null)[]
+  columns: readonly Column[],
+  lists: readonly (readonly unknown[] | null)[],
+  known: DriverRow
 ): DriverRow[] {
   const rows: Record<string, unknown>[] = (lists[0] ?? []).map(() => ({}))
+  for (const [name, value] of Object.entries(known)) for (const row of rows) row[name] = value
   for (const [index, column] of columns.entries())
     for (const [place, row] of rows.entries())
       row[column.name] = decodeValue(column, lists[index]?.[place])

@@ -7,6 +7,7 @@ import Database, { type Connection, type Statement } from './better-sqlite3.js'
 import {
   type Driver,
   type DriverChange,
+  type DriverPage,
   type DriverQuery,
   type DriverRow,
   withColumns
@@ -319,7 +320,7 @@ function migrate(db: Connection): string | null {
 
 interface Table {
   get(tenant: TenantId | null, key: string): DriverRow | null
-  page(tenant: TenantId | null, query: DriverQuery): { rows: DriverRow[]; total?: number }
+  page(tenant: TenantId | null, query: DriverQuery): DriverPage
   apply(tenant: TenantId, change: DriverChange, version: number): DriverRow | null
 }
 
@@ -328,6 +329,7 @@ function createTable(db: Connection, resource: AnyResource): Table {
   const { name, key, scope, order, columns, unique } = resource
   const everyColumn = columns.map((column) => column.name).join()
   const ofTenant = scope ? `${scope} = ? and ` : ''
+  const unbounded = columns.flatMap((column, index) => (column.unbounded ? [index] : []))
   const statements = new Map<string, Statement<unknown[], SqlRow>>()
 
   /** The texts differ by shape only, never by value, so there are few. */
@@ -349,6 +351,18 @@ function createTable(db: Connection, resource: AnyResource): Table {
       row[column.name] = decodeValue(column, values[index])
     }
     return row
+  }
+
+  /** Reads no further than the page goes. */
+  function readPage(found: Iterable<SqlRow>, size: number): DriverPage {
+    const rows: DriverRow[] = []
+    let left = size
+    for (const values of found) {
+      if (left <= 0) return { rows, cut: true }
+      for (const index of unbounded) left -= (values[index] as string | null)?.length ?? 0
+      rows.push(decode(values))
+    }
+    return { rows, cut: false }
   }
 
   function place(tenant: TenantId, rowKey: string): string[] {
@@ -427,7 +441,7 @@ function createTable(db: Connection, resource: AnyResource): Table {
           ? ` where ${conditions.map(([sql]) => sql).join(' and ')}`
           : ''
         const given = conditions.flatMap(([, ...each]) => each)
-        return prepare(`select ${what} ${from}${where}${rest}`).all(...given, ...values)
+        return prepare(`select ${what} ${from}${where}${rest}`).iterate(...given, ...values)
       }
 
       const [counted] = query.count ? select('count(*)', [...scoped, ...period(query)], '') : []
@@ -436,8 +450,8 @@ function createTable(db: Connection, resource: AnyResource): Table {
       const conditions = [...scoped, ...period(remaining(query))]
       if (after) conditions.push([`(${order}, ${key}) ${beyond} (?, ?)`, after.at, after.key])
       const inOrder = ` order by ${order} ${direction}, ${key} ${direction} limit ?`
-      const rows = select(everyColumn, conditions, inOrder, query.limit).map(decode)
-      return counted ? { rows, total: counted[0] as number } : { rows }
+      const page = readPage(select(everyColumn, conditions, inOrder, query.limit), query.size)
+      return counted ? { ...page, total: counted[0] as number } : page
     },
 
     apply(tenant, change, version) {

@@ -14,6 +14,12 @@ import {
 import { timestampOf, toTimestamp } from './timestamp.js'
 
 /**
+ * What a page may come to, in characters, but for its last row: whoever asks for many long rows at
+ * once must not take the server's memory.
+ */
+const PAGE_SIZE = 4 * 1024 * 1024
+
+/**
  * Makes a storage of a driver: everything that must not differ between storages happens here, once.
  */
 export function createStorage(driver: Driver, clock: () => Date = () => new Date()): Storage {
@@ -44,21 +50,24 @@ export function createStorage(driver: Driver, clock: () => Date = () => new Date
       assertOpen()
       const { filter, since, until, order, limit, cursor, count } = normalise(resource, query)
       const list = listDigest([resource.name, order, filter, since, until])
-      const { rows, total } = await driver.page(resource, driverScope(resource, tenant), {
+      const { rows, cut, total } = await driver.page(resource, driverScope(resource, tenant), {
         filter: new Map(filter),
         since,
         until,
         order,
         limit: limit + 1,
+        size: PAGE_SIZE,
         after: cursor === undefined ? undefined : decodeCursor(list, cursor),
         count: count === 'exact'
       })
-      const more = rows.length > limit
-      const page = more ? rows.slice(0, limit) : rows
+      const page = rows.length > limit ? rows.slice(0, limit) : rows
       const last = page.at(-1)
       return {
         rows: page,
-        next: more && last ? encodeCursor(list, positionOf(resource, last)) : null,
+        next:
+          last && (cut || rows.length > limit)
+            ? encodeCursor(list, positionOf(resource, last))
+            : null,
         ...(total === undefined ? {} : { total })
       }
     },

@@ -123,8 +123,8 @@ export async function openSupabase(options: SupabaseOptions): Promise<Driver> {
     async page(resource, tenant, query) {
       const input = { resource: resource.name, tenant, query: encodeQuery(query) }
       const answer = await read((signal) => client.rpc('read_page', input).abortSignal(signal))
-      const { rows, total } = (answer ?? {}) as { rows?: unknown; total?: number | null }
-      const page = { rows: rowsOf(rows).map((row) => decodeRow(resource, row)) }
+      const { rows, cut, total } = (answer ?? {}) as PageAnswer
+      const page = { rows: rowsOf(rows).map((row) => decodeRow(resource, row)), cut: cut === true }
       return typeof total === 'number' ? { ...page, total } : page
     },
 
@@ -247,6 +247,12 @@ function storageError(error: unknown, lost: 'unavailable' | 'outcome_unknown'): 
     default:
       return error
   }
+}
+
+interface PageAnswer {
+  readonly rows?: unknown
+  readonly cut?: boolean
+  readonly total?: number | null
 }
 
 function rowsOf(answer: unknown): RawRow[] {

@@ -235,7 +235,8 @@ export function listQuery(
         minimum: 1,
         maximum: MOST_LIMIT,
         default: DEFAULT_LIMIT,
-        description: 'Rows in a page.'
+        description:
+          'Rows in a page. Where they come to more than 4 MiB, it has fewer, and Link names the next page.'
       })
     ),
     cursor: Type.Optional(

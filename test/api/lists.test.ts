@@ -28,6 +28,15 @@ for (const on of testStorages)
       t.strictSame(drafts, ['f0', 'f2', 'f4', 'f6'])
     })
 
+    t.test('a page of long rows is shorter than its limit, and names the next one', async (t) => {
+      const long = ['t0', 't1', 't2', 't3', 't4', 't5']
+      const body = { name: 'Long', description: 'x'.repeat(1_000_000) }
+      for (const id of long)
+        t.equal((await send('PUT', `/templates/${id}`, body)).statusCode, 201, id)
+      t.equal((await send('GET', '/templates?limit=250')).json().length, 5)
+      t.strictSame(await walk(send, '/templates?limit=250&order=asc'), long)
+    })
+
     t.test('count=exact tells how many there are, whatever the page', async (t) => {
       const page = await send('GET', '/flows?limit=2&status=active&count=exact')
       t.equal(page.headers['x-total-count'], '3')

@@ -10,6 +10,7 @@ export type Rule =
   | 'lists are sorted'
   | 'ties go by key'
   | 'pages are stable'
+  | 'pages are bounded'
   | 'filters hold'
   | 'periods hold'
   | 'cursors are bound'

@@ -99,6 +99,34 @@ export const brokenDrivers: readonly BrokenDriver[] = [
     wrap: mapQueries((query) => ({ ...query, after: undefined }))
   },
   {
+    breaks: 'pages are bounded',
+    how: 'reads as many rows as it may, however long they are',
+    wrap: mapQueries((query) => ({ ...query, size: Number.MAX_SAFE_INTEGER }))
+  },
+  {
+    breaks: 'pages are bounded',
+    how: 'does not say that it left rows out',
+    wrap: (sound) => ({
+      ...sound,
+      async page(resource, tenant, query) {
+        const { cut: _, ...page } = await sound.page(resource, tenant, query)
+        return page
+      }
+    })
+  },
+  {
+    breaks: 'pages are bounded',
+    how: 'shows no row that is longer than a page',
+    wrap: (sound) => ({
+      ...sound,
+      async page(resource, tenant, query) {
+        const page = await sound.page(resource, tenant, query)
+        const isShort = (row: DriverRow) => JSON.stringify(row).length < query.size
+        return { ...page, rows: page.rows.filter(isShort) }
+      }
+    })
+  },
+  {
     breaks: 'counts are exact',
     how: 'counts what the page shows',
     wrap: (sound) => ({
@@ -317,6 +345,7 @@ const everything: DriverQuery = {
   until: undefined,
   order: 'asc',
   limit: Number.POSITIVE_INFINITY,
+  size: Number.MAX_SAFE_INTEGER,
   after: undefined,
   count: false
 }

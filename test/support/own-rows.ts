@@ -62,7 +62,8 @@ function showOwnRows(driver: Driver, made: Set<unknown>): Driver {
     const own: DriverRow[] = []
     let after = query.after
     for (;;) {
-      const { rows } = await driver.page(resource, tenant, { ...query, after, limit: 1000 })
+      const page = { ...query, after, limit: 1000, size: Number.MAX_SAFE_INTEGER }
+      const { rows } = await driver.page(resource, tenant, page)
       own.push(...rows.filter((row) => isOwn(resource, row)))
       const last = rows.at(-1)
       if (!last || rows.length < 1000) return own

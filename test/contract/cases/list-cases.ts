@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import {
   ACROSS_TENANTS,
   type From,
+  type Page,
   type Query,
   type Scope,
   type Storage,
@@ -14,6 +15,7 @@ import {
   fieldSchema,
   fittingTexts,
   mixedTexts,
+  resourceNamed,
   type SampleRow,
   sampleField,
   sampleKey,
@@ -40,6 +42,7 @@ import {
   start,
   storeTargets,
   TARGETS,
+  templates,
   walk,
   walkKeys,
   writer
@@ -137,6 +140,67 @@ export const listCases: readonly StorageCase[] = [
         for (const order of ['asc', 'desc'] as const)
           await assertStablePages(storage, resource, tenant, order, randomFrom(number))
       })
+    }
+  },
+  {
+    name: 'a page of long rows ends early, and the next goes on after it',
+    rule: 'pages are bounded',
+    async run({ open }) {
+      const storage = await open()
+      const tenant = await createTenant(storage)
+      const secrets = resourceNamed('secrets')
+      const half = 'x'.repeat(500_000)
+      const long: [AnyResource, SampleRow][] = [
+        [templates, { description: half, definition: { text: half } }],
+        [secrets, { ciphertext: half.repeat(2) }]
+      ]
+      for (const [resource, given] of long) {
+        const stored: Stored[] = []
+        for (let n = 0; n < 12; n++) {
+          const at = instant(n)
+          stored.push(await seed(storage, resource, tenant, { n: baseOf(resource) + n, given, at }))
+        }
+        const expected = keysOf(resource, stored)
+        for (const order of ['asc', 'desc'] as const) {
+          const lengths: number[] = []
+          const keys: unknown[] = []
+          let cursor: string | null = null
+          do {
+            const query: Query<AnyResource> = { ...sinceStart, order, limit: 100, count: 'exact' }
+            const from = { resource, tenant }
+            const page: Page<Stored> = await storage.list(
+              from,
+              cursor ? { ...query, cursor } : query
+            )
+            assert.equal(page.total, 12, 'the count is of all')
+            lengths.push(page.rows.length)
+            keys.push(...keysOf(resource, page.rows))
+            cursor = page.next
+          } while (cursor)
+          assert.deepEqual(keys, order === 'asc' ? expected : expected.toReversed())
+          assert.deepEqual(lengths, [5, 5, 2], `${resource.name}, ${order}`)
+        }
+        const few = await storage.list({ resource, tenant }, { ...sinceStart, limit: 3 })
+        assert.equal(few.rows.length, 3, 'a short page is as long as asked for')
+      }
+
+      const longer = { description: half.repeat(10) }
+      for (const n of [20, 21])
+        await seed(storage, templates, tenant, {
+          n: baseOf(templates) + n,
+          given: longer,
+          at: instant(n)
+        })
+      const query = { since: instant(20).toISOString(), limit: 10, order: 'asc' } as const
+      const first = await storage.list({ resource: templates, tenant }, query)
+      const cursor = first.next as string
+      const last = await storage.list({ resource: templates, tenant }, { ...query, cursor })
+      assert.deepEqual(
+        [first, last].map(({ rows }) => keysOf(templates, rows)),
+        [20, 21].map((n) => [sampleKey(templates, baseOf(templates) + n)]),
+        'a row that is longer than a page is one by itself'
+      )
+      assert.equal(last.next, null)
     }
   },
   {
