@@ -262,11 +262,21 @@ interface Indexed {
   readonly filters: readonly string[]
 }
 
+interface ObjectOptions {
+  readonly minProperties?: number
+  readonly description?: string
+  readonly examples?: unknown[]
+  /** The properties that must come with one. */
+  readonly dependentRequired?: Readonly<Record<string, readonly string[]>>
+  /** What must hold of an object that has one. */
+  readonly dependentSchemas?: Readonly<Record<string, { readonly minProperties: number }>>
+}
+
 /** A named object that refuses unknown properties and shows an example made of its fields'. */
 export function object<Properties extends TProperties>(
   $id: string,
   properties: Properties,
-  options: { minProperties?: number; description?: string; examples?: unknown[] } = {}
+  options: ObjectOptions = {}
 ): TObject<Properties> {
   return Type.Object(properties, {
     $id,

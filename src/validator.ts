@@ -1,4 +1,5 @@
 import { Ajv, type ErrorObject, type Options, type ValidateFunction } from 'ajv'
+import dependent from 'ajv/dist/vocabularies/next.js'
 import formats from 'ajv-formats'
 import type { FastifyServerOptions } from 'fastify'
 import { toTimestamp } from '../adapters/storage/timestamp.js'
@@ -100,6 +101,7 @@ export function createAjv(options: Options = {}): Ajv {
     validateSchema: false,
     ...options
   })
+  ajv.addVocabulary(dependent.default)
   formats.default(ajv, ['date-time', 'email', 'uuid'])
   const dateTime = ajv.formats['date-time'] as { validate: (text: string) => boolean }
   // RFC 3339 has leap seconds and the year 0, which no storage can hold. Ajv lets more pass than
@@ -118,6 +120,7 @@ export function describeViolation(
 ): string {
   const { keyword, message, params } = error
   if (keyword === 'required') return 'is required'
+  if (keyword === 'dependentRequired') return `must be sent with ${params.property}`
   if (keyword === 'additionalProperties') return 'is not a known field'
   if (keyword === 'format' && params.format === 'date-time')
     return 'is not a time between the years 1 and 9999, such as 2026-01-31T09:30:00Z'

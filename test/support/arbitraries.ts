@@ -54,6 +54,7 @@ export function objectsOf(
   const properties = Object.entries((schema.properties ?? {}) as Record<string, Schema>)
   const required = (schema.required ?? []) as string[]
   const least = (schema.minProperties as number | undefined) ?? 0
+  const dependent = Object.entries((schema.dependentRequired ?? {}) as Record<string, string[]>)
   const fields = properties.map(([name, field]) => {
     const suggested = reading.suggest?.(name)
     const values = valuesOf(field, reading)
@@ -64,7 +65,13 @@ export function objectsOf(
       requiredKeys: required,
       noNullPrototype: true
     })
-    .filter((value) => Object.keys(value).length >= least)
+    .filter(
+      (value) =>
+        Object.keys(value).length >= least &&
+        dependent.every(
+          ([name, needed]) => !(name in value) || needed.every((each) => each in value)
+        )
+    )
 }
 
 const idLike = fc
