@@ -1,7 +1,7 @@
 import { Type } from '@sinclair/typebox'
 import { Email, Line } from './fields.js'
 import { object } from './resource.js'
-import { Password, users } from './users.js'
+import { Password, PasswordToCheck, users } from './users.js'
 
 /** The bodies and answers of sign-in. */
 
@@ -15,8 +15,7 @@ export const Registration = object('Registration', {
 /** The example is the sign-in of the demo, so that the docs can be tried as they are. */
 export const Credentials = object('Credentials', {
   email: Email('admin@example.com'),
-  // Shorter than any that can be chosen is wrong, not invalid: both must answer the same.
-  password: Type.String({ minLength: 1, maxLength: 256, examples: ['admin123'] })
+  password: PasswordToCheck()
 })
 
 const refreshToken = Type.String({ minLength: 1, maxLength: 4096, examples: ['eyJhbGciOi…'] })

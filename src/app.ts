@@ -21,6 +21,7 @@ import type { Keyring } from './encryption.js'
 import { answerUnreadable, sendError, sendProblem } from './errors.js'
 import { createIdempotency, type Idempotency } from './idempotency.js'
 import { readJsonBodies } from './json-body.js'
+import { createLoginDefence } from './login-defence.js'
 import { refuseOverload } from './overload.js'
 import { ApiError } from './problems.js'
 import { countingStore } from './rate-limit.js'
@@ -187,9 +188,10 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     async (api) => {
       const users = createUsers(storage, identity, accounts)
       const registration = env.REGISTRATION
+      const defence = createLoginDefence(shared)
       statusRoutes(api, { storage, version, stopping: options.stopping })
-      authRoutes(api, { storage, identity, accounts, users, registration, shared })
-      userRoutes(api, users)
+      authRoutes(api, { storage, identity, accounts, users, registration, defence })
+      userRoutes(api, { identity, users, defence })
       apiKeyRoutes(api, apiKeys)
       resourceRoutes(api, templates)
       flowRoutes(api)

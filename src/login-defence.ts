@@ -2,7 +2,7 @@ import { hash } from 'node:crypto'
 import { normalizeIP } from '@fastify/rate-limit'
 import type { Result } from 'ioredis'
 import { LRUCache } from 'lru-cache'
-import { ApiError } from './problems.js'
+import { ApiError, type ProblemCode } from './problems.js'
 import type { SharedRedis } from './redis.js'
 
 declare module 'ioredis' {
@@ -24,7 +24,11 @@ export interface Attempt {
 export interface LoginDefence {
   /** @throws ApiError `rate_limited`, with the same text whether there is such an account or not. */
   begin(email: string, address: string): Promise<Attempt>
+  /** Runs a try, which throws that the password is wrong; whatever else it throws says nothing of that. */
+  guard<T>(email: string, address: string, run: () => Promise<T>): Promise<T>
 }
+
+const wrongPassword: readonly ProblemCode[] = ['invalid_credentials', 'wrong_password']
 
 /** What is counted: an account, and an address that tries it. */
 interface Target {
@@ -78,23 +82,38 @@ export function createLoginDefence(
   const beginHere = countHere(clock)
   const beginTogether = shared && countTogether(shared)
 
+  async function begin(email: string, address: string): Promise<Attempt> {
+    const account = email.toLowerCase()
+    // IPv6 by its /64, as in rate limits: whoever has one address of such a network has them all.
+    const target = { account, pair: `${normalizeIP(address)} ${account}` }
+    const here = beginHere(target)
+    const together = await beginTogether?.(target)?.catch(() => undefined)
+    const { waitMs } = together ?? here
+    if (waitMs > 0) throw tooMany(waitMs)
+    const attempts = [here, ...(together ? [together] : [])].map(({ attempt }) => attempt)
+    return {
+      succeeded: () => {
+        for (const attempt of attempts) attempt.succeeded()
+      },
+      abandoned: () => {
+        for (const attempt of attempts) attempt.abandoned()
+      }
+    }
+  }
+
   return {
-    async begin(email, address) {
-      const account = email.toLowerCase()
-      // IPv6 by its /64, as in rate limits: whoever has one address of such a network has them all.
-      const target = { account, pair: `${normalizeIP(address)} ${account}` }
-      const here = beginHere(target)
-      const together = await beginTogether?.(target)?.catch(() => undefined)
-      const { waitMs } = together ?? here
-      if (waitMs > 0) throw tooMany(waitMs)
-      const attempts = [here, ...(together ? [together] : [])].map(({ attempt }) => attempt)
-      return {
-        succeeded: () => {
-          for (const attempt of attempts) attempt.succeeded()
-        },
-        abandoned: () => {
-          for (const attempt of attempts) attempt.abandoned()
-        }
+    begin,
+
+    async guard(email, address, run) {
+      const attempt = await begin(email, address)
+      try {
+        const result = await run()
+        attempt.succeeded()
+        return result
+      } catch (error) {
+        const isWrong = error instanceof ApiError && wrongPassword.includes(error.code)
+        if (!isWrong) attempt.abandoned()
+        throw error
       }
     }
   }

@@ -139,6 +139,11 @@ export const problems = {
     title: 'Idempotency-Key reused',
     example: 'This Idempotency-Key came with another request before. Make a new one for each.'
   },
+  wrong_password: {
+    status: 422,
+    title: 'Wrong password',
+    example: 'The current password is not right, so nothing was changed.'
+  },
   password_refused: {
     status: 422,
     title: 'Password refused',

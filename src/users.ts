@@ -38,6 +38,8 @@ export type UserChange = Partial<Pick<User, 'email' | 'name' | 'role'>> & { pass
 export interface UserOptions extends ChangeOptions {
   /** The access token of somebody who changes the own row: its session goes on. */
   readonly ownToken?: string
+  /** The row whose password the caller gave: another password by now refuses the change. */
+  readonly confirmed?: UserRow
 }
 
 /** Users, each of which is a row and an account that signs in: both change, or neither. */
@@ -74,14 +76,16 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
     store: Store,
     id: string,
     { password, ...change }: UserChange,
-    { ownToken, ...options }: UserOptions
+    { ownToken, confirmed, ...options }: UserOptions
   ): Promise<UserRow> {
     if (password) await assertNotLeaked(password)
     // Changes nothing yet, but refuses a version that is not the row's, before the account changes.
     const user = await store.update(users, id, {}, options)
+    if (confirmed && confirmed.sessions_from !== user.sessions_from) throw wrongPassword()
     // Two who change the address at once must not leave one in the row and one in the account,
-    // and who is an admin must still be so when that is what was decided by.
-    const ifMatch = change.email || change.role ? atVersion(user, options) : options.ifMatch
+    // and who is an admin, or gave the password, must still be so when that was decided by.
+    const isDecided = change.email || change.role || confirmed
+    const ifMatch = isDecided ? atVersion(user, options) : options.ifMatch
     const demoted = change.role !== undefined && change.role !== 'admin'
     return keepingAnAdmin(store, demoted ? user : null, async (checks) => {
       const account = await identity.updateAccount(user, {
@@ -190,6 +194,13 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
         accounts.forget(id)
       }
   }
+}
+
+export function wrongPassword(): ApiError {
+  return new ApiError(
+    'wrong_password',
+    'The current password is not right, so nothing was changed.'
+  )
 }
 
 /** What the caller asked for, or else the version that was decided by. */

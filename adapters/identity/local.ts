@@ -160,6 +160,10 @@ export async function openLocalIdentity(options: LocalIdentityOptions): Promise<
 
     signIn,
 
+    async checkPassword({ password_hash }, password) {
+      return password_hash !== null && hasher.verify(password_hash, password)
+    },
+
     async refresh(refreshToken) {
       const claims = verifyRefresh(refreshToken)
       if (!claims) return null

@@ -58,6 +58,8 @@ export interface Identity {
   sessionOf(token: string): TokenSession | null
   /** Null for an unknown address and for a wrong password, at the same cost. */
   signIn(email: string, password: string): Promise<SignedIn | null>
+  /** Whether it is the user's password; nobody is signed in by that. */
+  checkPassword(user: Readonly<User>, password: string): Promise<boolean>
   /** Null for a refresh token that is spent, expired or not ours. */
   refresh(refreshToken: string): Promise<SignedIn | null>
   /** Ends the session that an access token belongs to. */

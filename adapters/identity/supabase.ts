@@ -75,6 +75,25 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
     }
   }
 
+  async function signIn(email: string, password: string): Promise<SignedIn | null> {
+    try {
+      const { session } = await auth.ask((client) => client.signInWithPassword({ email, password }))
+      return signedIn(session)
+    } catch (error) {
+      if (isRefusal(error, ...signInRefusals)) return null
+      throw unavailable(error)
+    }
+  }
+
+  async function signOut(token: string): Promise<void> {
+    try {
+      await auth.ask((client) => client.admin.signOut(token, 'local'))
+    } catch (error) {
+      // It is over already, or the account is.
+      if (!isRefusal(error, ...tokenRefusals)) throw unavailable(error)
+    }
+  }
+
   function rowOf(id: string) {
     return storage.get({ resource: users, tenant: ACROSS_TENANTS }, id)
   }
@@ -225,16 +244,12 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
       return claims && { id: String(claims.session_id), since: (claims.iat ?? 0) * 1000 }
     },
 
-    async signIn(email, password) {
-      try {
-        const { session } = await auth.ask((client) =>
-          client.signInWithPassword({ email, password })
-        )
-        return signedIn(session)
-      } catch (error) {
-        if (isRefusal(error, ...signInRefusals)) return null
-        throw unavailable(error)
-      }
+    signIn,
+
+    async checkPassword({ id, email }, password) {
+      const session = await signIn(email, password)
+      if (session) await signOut(session.tokens.token)
+      return session?.userId === id
     },
 
     async refresh(refreshToken) {
@@ -249,14 +264,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
       }
     },
 
-    async signOut(token) {
-      try {
-        await auth.ask((client) => client.admin.signOut(token, 'local'))
-      } catch (error) {
-        // It is over already, or the account is.
-        if (!isRefusal(error, ...tokenRefusals)) throw unavailable(error)
-      }
-    },
+    signOut,
 
     async createAccount(account) {
       checkLength(account)

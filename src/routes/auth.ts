@@ -6,9 +6,8 @@ import { ACROSS_TENANTS, type Storage } from '../../adapters/storage/port.js'
 import { Credentials, RefreshRequest, Registration, SignedIn, Tokens } from '../../schemas/auth.js'
 import { users } from '../../schemas/users.js'
 import { type Accounts, isEnded } from '../accounts.js'
-import { createLoginDefence } from '../login-defence.js'
+import type { LoginDefence } from '../login-defence.js'
 import { ApiError } from '../problems.js'
-import type { SharedRedis } from '../redis.js'
 import { route, userIdOf } from '../route.js'
 import type { Users } from '../users.js'
 
@@ -18,8 +17,7 @@ export interface AuthDependencies {
   readonly accounts: Accounts
   readonly users: Users
   readonly registration: 'open' | 'closed'
-  /** Where the instances slow sign-ins down together. */
-  readonly shared?: SharedRedis | undefined
+  readonly defence: LoginDefence
 }
 
 const tag = 'auth'
@@ -29,8 +27,7 @@ const MOST_TRIES = 3
 const signedIn = Type.Ref(SignedIn.$id as string)
 
 export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies): void {
-  const { storage, identity, accounts } = dependencies
-  const defence = createLoginDefence(dependencies.shared)
+  const { storage, identity, accounts, defence } = dependencies
 
   /** What sign-in answers, or null where the account has no row any more. */
   async function describe({ userId, tokens }: SignedInAccount) {
@@ -45,19 +42,6 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
     accounts.forget(userId)
     const account = await accounts.get(userId)
     return account !== null && !isEnded(account, identity.sessionOf(tokens.token))
-  }
-
-  async function guardedSignIn(email: string, password: string, address: string) {
-    const attempt = await defence.begin(email, address)
-    try {
-      const answer = await signIn(email, password)
-      attempt.succeeded()
-      return answer
-    } catch (error) {
-      const isWrong = error instanceof ApiError && error.code === 'invalid_credentials'
-      if (!isWrong) attempt.abandoned()
-      throw error
-    }
   }
 
   async function signIn(
@@ -116,7 +100,8 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
     body: Credentials,
     answers: { 200: { description: 'Signed in.', schema: signedIn } },
     problems: [401],
-    handler: ({ body, ip }) => guardedSignIn(body.email, body.password, ip)
+    handler: ({ body: { email, password }, ip }) =>
+      defence.guard(email, ip, () => signIn(email, password))
   })
 
   route(app, {

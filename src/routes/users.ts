@@ -1,13 +1,34 @@
 import { Type } from '@sinclair/typebox'
 import type { FastifyInstance } from 'fastify'
+import type { Identity } from '../../adapters/identity/port.js'
 import { UserSelfUpdate, users } from '../../schemas/users.js'
+import type { LoginDefence } from '../login-defence.js'
+import { ApiError } from '../problems.js'
 import { type Caller, etag, ifMatchOf, route, userIdOf } from '../route.js'
-import type { UserRow, Users } from '../users.js'
+import { type UserRow, type Users, wrongPassword } from '../users.js'
 import { resourceRoutes } from './resources.js'
+
+export interface UserDependencies {
+  readonly identity: Identity
+  readonly users: Users
+  /** The one of sign-in, so that guesses at either count together. */
+  readonly defence: LoginDefence
+}
 
 const shown = Type.Ref(users.view.$id as string)
 
-export function userRoutes(app: FastifyInstance, accounts: Users): void {
+export function userRoutes(app: FastifyInstance, dependencies: UserDependencies): void {
+  const { identity, users: accounts, defence } = dependencies
+
+  /** The caller's row, whose password it is. */
+  async function confirm({ store, account }: Caller, password: string, address: string) {
+    const user = await store.need(users, account.id)
+    await defence.guard(user.email, address, async () => {
+      if (!(await identity.checkPassword(user, password))) throw wrongPassword()
+    })
+    return user
+  }
+
   route(app, {
     method: 'GET',
     url: '/users/me',
@@ -26,13 +47,25 @@ export function userRoutes(app: FastifyInstance, accounts: Users): void {
     method: 'PATCH',
     url: '/users/me',
     role: 'viewer',
-    operation: { id: 'updateOwnUser', tag: 'users', summary: 'Change yourself, but for the role' },
+    operation: {
+      id: 'updateOwnUser',
+      tag: 'users',
+      summary: 'Change yourself, but for the role',
+      description:
+        'A new password or address takes the current password. Wrong ones count as failed sign-ins do.'
+    },
     body: UserSelfUpdate,
     answers: { 200: { description: 'Changed.', schema: shown, headers: ['ETag'] } },
-    problems: [404, 409, 412, 422],
+    // A name is nobody's guess: only those who send a password may have to wait.
+    problems: [404, 409, 412, 422, 429],
     async handler(request, reply, caller) {
-      const options = { ifMatch: ifMatchOf(request), ownToken: caller.token }
-      const user = await accounts.update(caller.store, userIdOf(caller), request.body, options)
+      const id = userIdOf(caller)
+      const { current_password: password, ...change } = request.body
+      const user = await accounts.update(caller.store, id, change, {
+        ifMatch: ifMatchOf(request),
+        ownToken: caller.token,
+        ...(password ? { confirmed: await confirm(caller, password, request.ip) } : {})
+      })
       reply.header('etag', etag(user))
       return withTenantName(user, caller)
     }
@@ -44,11 +77,14 @@ export function userRoutes(app: FastifyInstance, accounts: Users): void {
     newKey: (attempt, { store }) => accounts.newId(store, attempt),
     create: (row, { password }, { store }, along) =>
       accounts.create(store, row, password as string, along),
-    update: (id, body, { store, account, token }, options) =>
-      accounts.update(store, id, body, {
-        ...options,
-        ...(id === account.id ? { ownToken: token } : {})
-      }),
+    update(id, body, { store, account }, options) {
+      if (id === account.owner && (body.password ?? body.email) !== undefined)
+        throw new ApiError(
+          'forbidden',
+          'Change your own password and email with PATCH /api/users/me and your current password.'
+        )
+      return accounts.update(store, id, body, options)
+    },
     remove: (id, { store }, options) => accounts.remove(store, id, options),
     keepsNeeded: true
   })

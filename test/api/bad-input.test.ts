@@ -24,6 +24,7 @@ type Bad = [
 
 const json = { 'content-type': 'application/json' }
 const name = 'Changed'
+const current_password = 'the one that they have'
 const longest = 'a'.repeat(128)
 const megabyte = 2 ** 20
 
@@ -73,6 +74,9 @@ const wrongTypes: Bad[] = [
   ['validation_failed', 'PATCH', '/flows/f', {}],
   ['validation_failed', 'PATCH', '/flows/f'],
   ['validation_failed', 'PATCH', '/users/me', {}],
+  ['validation_failed', 'PATCH', '/users/me', { current_password }],
+  ['validation_failed', 'PATCH', '/users/me', { name, current_password: null }],
+  ['validation_failed', 'PATCH', '/users/me', { password: 'long enough', current_password: 5 }],
   ['validation_failed', 'PUT', '/flows/f', {}],
   ['validation_failed', 'PUT', '/secrets/S', { value: 5 }],
   ['validation_failed', 'PUT', '/secrets/S', {}],
@@ -95,6 +99,7 @@ const unknownFields: Bad[] = [
   ['validation_failed', 'PUT', '/flows/f', { name, id: 'f' }],
   ['validation_failed', 'PUT', '/secrets/S', { value: 'v', ciphertext: 'c' }],
   ['validation_failed', 'PATCH', '/users/me', { role: 'admin' }],
+  ['validation_failed', 'PATCH', '/users/me', { name, old_password: 'x' }],
   ['validation_failed', 'PATCH', '/users/me', { name, password_hash: null }],
   ['validation_failed', 'PATCH', '/users/me', { name, tenant_name: 'Other' }],
   ['validation_failed', 'POST', '/flows/f/executions', { status: 'success' }],
@@ -330,7 +335,7 @@ const texts: Bad[] = ['', ' ', '   ', '\t\n', '\u00a0', '\u3000', '\ufeff', '\u2
     ['validation_failed', 'PATCH', '/connections/c', { provider: blank }],
     ['validation_failed', 'PATCH', '/connections/c', { status: blank }],
     ['validation_failed', 'PATCH', '/users/me', { name: blank }],
-    ['validation_failed', 'PATCH', '/users/me', { email: blank }],
+    ['validation_failed', 'PATCH', '/users/me', { email: blank, current_password }],
     [
       'validation_failed',
       'POST',
@@ -344,13 +349,18 @@ texts.push(
   ['validation_failed', 'POST', '/flows', { name: '\u{1F600}'.repeat(201) }],
   ['validation_failed', 'PUT', '/secrets/S', { value: '' }],
   ['validation_failed', 'PUT', '/secrets/S', { value: 'x'.repeat(65_537) }],
-  ['validation_failed', 'PATCH', '/users/me', { password: '1234567' }],
-  ['validation_failed', 'PATCH', '/users/me', { password: 'x'.repeat(257) }],
-  ['validation_failed', 'PATCH', '/users/me', { password: '' }],
-  ['validation_failed', 'PATCH', '/users/me', { email: 'nobody' }],
-  ['validation_failed', 'PATCH', '/users/me', { email: 'a@b' }],
-  ['validation_failed', 'PATCH', '/users/me', { email: 'ä@example.com' }],
-  ['validation_failed', 'PATCH', '/users/me', { email: `${'a'.repeat(250)}@b.cd` }],
+  ['validation_failed', 'PATCH', '/users/me', { password: '1234567', current_password }],
+  ['validation_failed', 'PATCH', '/users/me', { password: 'x'.repeat(257), current_password }],
+  ['validation_failed', 'PATCH', '/users/me', { password: '', current_password }],
+  ['validation_failed', 'PATCH', '/users/me', { email: 'nobody', current_password }],
+  ['validation_failed', 'PATCH', '/users/me', { email: 'a@b', current_password }],
+  ['validation_failed', 'PATCH', '/users/me', { email: 'ä@example.com', current_password }],
+  [
+    'validation_failed',
+    'PATCH',
+    '/users/me',
+    { email: `${'a'.repeat(250)}@b.cd`, current_password }
+  ],
   ['validation_failed', 'POST', '/flows', { name, status: 'Draft' }],
   ['validation_failed', 'POST', '/flows', { name, status: 'ACTIVE' }],
   ['validation_failed', 'POST', '/flows', { name, status: ' draft' }],
@@ -688,9 +698,14 @@ async function validExtremes(t: Test, on: TestStorage) {
     const { mostPasswordBytes } = on.signIn
     const length = mostPasswordBytes ? mostPasswordBytes / 4 : 256
     const password = `${'\u{1F600}'.repeat(length - 1)}\u{1F601}`
-    t.equal((await admin.send('PATCH', '/users/me', { password })).statusCode, 200)
+    const current_password = admin.password
+    const change = { password, current_password }
+    t.equal((await admin.send('PATCH', '/users/me', change)).statusCode, 200)
     if (mostPasswordBytes) {
-      const refused = await admin.send('PATCH', '/users/me', { password: `${password}x` })
+      const refused = await admin.send('PATCH', '/users/me', {
+        password: `${password}x`,
+        current_password: password
+      })
       t.match([refused.statusCode, refused.json().code], [422, 'password_refused'])
     }
     const credentials = { email: admin.email, password }

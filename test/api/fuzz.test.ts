@@ -277,7 +277,7 @@ const recentDays: Readonly<Record<string, Arbitrary<string>>> = {
 function suggestion(property: string, operationId: string): Arbitrary<unknown> | undefined {
   if (property === 'provider') return fc.constant(echo.name)
   if (operationId === 'getLlmUsage' && property in recentDays) return recentDays[property]
-  if (property === 'refresh_token') return existing('refresh_token')
+  if (['refresh_token', 'current_password'].includes(property)) return existing(property)
   if (operationId === 'login' && ['email', 'password'].includes(property)) return existing(property)
   const reference = resources
     .flatMap(({ references }) => references)
@@ -330,6 +330,7 @@ async function setStage(api: TestApi, raw: Storage) {
     tenant = row?.tenant_id as TenantId
     const member = await enterMember()
     pools.set('refresh_token', [member.refreshToken, admin.refreshToken])
+    pools.set('current_password', [admin.password])
   }
 
   /** Somebody who signs in. */
@@ -403,14 +404,14 @@ async function setStage(api: TestApi, raw: Storage) {
         if (
           pool === 'refresh_token'
             ? answer.statusCode !== 400
-            : gone && !['email', 'password'].includes(pool)
+            : gone && !pool.endsWith('password') && pool !== 'email'
         )
           pools.set(pool, pools.get(pool)?.filter((each) => each !== value) ?? [])
       const [, next] = /^<\/api(.*)>/.exec(String(answer.headers.link ?? '')) ?? []
       if (next) assertStatus(await admin.send('GET', next), 200)
       if (answer.statusCode === 401 && answer.json().code === 'unauthenticated') await enter()
       // After a few wrong passwords the right one has to wait, too.
-      if (answer.statusCode === 429) await enterMember()
+      if (answer.statusCode === 429) await (method === 'PATCH' ? enter() : enterMember())
     }
   }
 }

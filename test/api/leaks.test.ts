@@ -18,7 +18,7 @@ import { type TestStorage, temporaryFolder, testStorages } from '../support/stor
 import { broken, troubledStorage } from '../support/troubled-storage.js'
 
 /** Fields of requests whose values are shown to nobody, whoever sends them where. */
-const secretFields = ['password', 'value', 'prompt', 'system', 'refresh_token']
+const secretFields = ['password', 'current_password', 'value', 'prompt', 'system', 'refresh_token']
 /** Fields that take any text or JSON, and give it back: what a client puts there is no secret. */
 const dataFields = ['description', 'definition', 'input', 'output']
 /** Operations that show a credential, and to whom it is given. */

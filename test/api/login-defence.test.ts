@@ -1,10 +1,12 @@
 import type { FastifyBaseLogger } from 'fastify'
 import t, { type Test } from 'tap'
 import { openLocalIdentity } from '../../adapters/identity/local.js'
+import { StorageError } from '../../adapters/storage/errors.js'
 import { buildApp } from '../../src/app.js'
 import { readEnvironment } from '../../src/configuration.js'
 import { createLoginDefence } from '../../src/login-defence.js'
 import { assertNotLeaked } from '../../src/passwords.js'
+import { ApiError } from '../../src/problems.js'
 import { connectRedis, shareRedis } from '../../src/redis.js'
 import { cheapHasher, testApi } from '../support/api.js'
 import { startRedis } from '../support/redis.js'
@@ -173,6 +175,22 @@ t.test('instances count together in Redis, and each alone while it is away', asy
   }
 })
 
+t.test('guesses with a stolen token count for all instances', async (t) => {
+  const { url } = await startRedis(t)
+  const instance = async () => {
+    const redis = await connectRedis(url)
+    t.teardown(() => redis.disconnect())
+    return testApi(t, { redis })
+  }
+  const [one, two] = [await instance(), await instance()]
+  const person = await one.person(await one.register(), 'viewer')
+  const { email, password } = person
+  const guess = { name: 'N', current_password: 'wrong' }
+  for (let i = 0; i < 5; i++)
+    t.equal((await person.send('PATCH', '/users/me', guess)).statusCode, 422)
+  t.equal((await two.send('POST', '/auth/login', { email, password })).statusCode, 429)
+})
+
 for (const on of testStorages)
   t.test(`sign-in under attack on ${on.kind}`, { skip: on.skip }, async (t) => {
     const api = await testApi(t, { on })
@@ -198,6 +216,24 @@ for (const on of testStorages)
       t.equal(right.statusCode, 429, 'the right password is no way to tell, either')
     })
 
+    t.test('guesses with a stolen token count as sign-ins, and the other way round', async (t) => {
+      const person = await api.person(admin, 'viewer')
+      const name = 'Renamed'
+      const change = (current_password: string) =>
+        person.send('PATCH', '/users/me', { name, current_password })
+      for (let i = 0; i < 2; i++) {
+        t.equal((await guess(person.email, `wrong ${i}`)).statusCode, 401)
+        t.equal((await change(`wrong ${i}`)).statusCode, 422)
+      }
+      t.equal((await change(person.password)).statusCode, 200, 'a right one clears them')
+      for (let i = 0; i < 5; i++) t.equal((await change(`wrong ${i}`)).statusCode, 422)
+      const refused = await change(person.password)
+      t.match([refused.statusCode, refused.json().code], [429, 'rate_limited'])
+      t.equal(refused.headers['retry-after'], '1')
+      t.equal((await guess(person.email, person.password)).statusCode, 429)
+      t.equal((await person.send('PATCH', '/users/me', { name })).statusCode, 200, 'a name goes on')
+    })
+
     t.test('a password that is known from leaks is refused, wherever it is set', async (t) => {
       const person = await api.person(admin, 'viewer')
       const body = { name: 'Eve', email: `eve.${tag}@example.com` }
@@ -210,7 +246,10 @@ for (const on of testStorages)
           }),
           await admin.send('POST', '/users', { ...body, password }),
           await admin.send('PATCH', `/users/${person.id}`, { password }),
-          await person.send('PATCH', '/users/me', { password })
+          await person.send('PATCH', '/users/me', {
+            password,
+            current_password: person.password
+          })
         ])
           t.match([answer.statusCode, answer.json().code], [422, 'password_refused'], password)
       t.equal((await guess(person.email, person.password)).statusCode, 200, 'and nothing changed')
@@ -221,7 +260,8 @@ for (const on of testStorages)
       const other = (await guess(person.email, person.password)).json()
       t.equal((await api.as(other.token)('GET', '/users/me')).statusCode, 200)
       const password = `the next password of ${tag}`
-      t.equal((await person.send('PATCH', '/users/me', { password })).statusCode, 200)
+      const change = { password, current_password: person.password }
+      t.equal((await person.send('PATCH', '/users/me', change)).statusCode, 200)
       t.equal((await person.send('GET', '/users/me')).statusCode, 200, 'this one goes on')
       t.equal((await api.as(other.token)('GET', '/users/me')).statusCode, 401)
       // Supabase Auth ends its refresh tokens itself.
@@ -278,6 +318,19 @@ t.test('an unknown address costs as many password hashes as a wrong password', a
     await api.send('POST', '/auth/login', { email: address, password: 'wrong' })
     t.equal(verified, 1, address)
   }
+})
+
+t.test('a try that comes to no end says nothing of the password', async (t) => {
+  const { defence, refused } = defenceAt()
+  const failing = (error: Error) => () => Promise.reject(error)
+  for (let i = 0; i < 9; i++)
+    await t.rejects(defence.guard(email, stranger, failing(new StorageError('unavailable'))))
+  t.equal(await refused(email, stranger), 0)
+  for (let i = 0; i < 5; i++)
+    await t.rejects(
+      defence.guard(email, stranger, failing(new ApiError('wrong_password', 'It is wrong.')))
+    )
+  t.equal(await refused(email, stranger), 1)
 })
 
 t.test('a password that is changed while it is checked signs nobody in', async (t) => {

@@ -131,6 +131,9 @@ t.test('a replacement says what becomes of a field that is left out', async (t) 
     if (method === 'PUT') t.match(operation.description, /left out.+default/, operation.operationId)
 })
 
+/** What makes only those wait who guess at a password. */
+const uncounted = ['updateOwnUser']
+
 t.test('answers have headers where clients need them, and 204 has no content', async (t) => {
   for (const { operation, method, path } of operations) {
     const { operationId, responses } = operation
@@ -143,7 +146,11 @@ t.test('answers have headers where clients need them, and 204 has no content', a
       t.equal(has('WWW-Authenticate'), status === '401', what)
       t.equal(has('Retry-After'), ['429', '503'].includes(status), what)
       for (const name of ['RateLimit-Limit', 'RateLimit-Remaining', 'RateLimit-Reset'])
-        t.equal(has(name), '429' in responses, `${what} ${name}`)
+        t.equal(
+          has(name),
+          '429' in responses && !uncounted.includes(operationId),
+          `${what} ${name}`
+        )
       const page = operationId.startsWith('list') && status === '200'
       t.equal(has('Link') && has('X-Total-Count'), page, what)
       if (status === '201' && !path.startsWith('/api/auth/')) t.ok(has('Location'), what)

@@ -79,7 +79,8 @@ t.test('every operation answers as documented, whatever the answer', async (t) =
       const failing = failures(document, documented, samplesHere, world, troubled)
       for (const [status, what, answer] of failing) await expect(status, what, answer())
 
-      if (responses[429]) {
+      const tooMany = responses[429] && document.resolve(responses[429])
+      if (tooMany?.headers?.['RateLimit-Limit']) {
         const twice = { ...request, headers: {} }
         const { send } = documented.operation.security.length ? limitedAdmin : limited
         await sendSample(send, documented, twice)

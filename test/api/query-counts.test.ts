@@ -98,6 +98,12 @@ function requests({ execution, apiKey, viewer, admin, other }: World): Counted[]
     { method: 'GET', url: '/users/me', calls: 'get' },
     { method: 'GET', url: `/users/${viewer.id}`, calls: 'get' },
     { method: 'PATCH', url: '/users/me', body: named, calls: 'get get commit' },
+    {
+      method: 'PATCH',
+      url: '/users/me',
+      body: { name: 'M', current_password: admin.password },
+      calls: 'get get get commit'
+    },
     { method: 'POST', url: '/users', body: user, calls: 'commit' },
     { method: 'PATCH', url: `/users/${viewer.id}`, body: named, calls: 'get get commit' },
     { method: 'DELETE', url: `/users/${viewer.id}`, calls: 'get get commit' },

@@ -10,6 +10,8 @@ for (const on of testStorages)
     const admin = await api.register(tenant_name)
     const { send } = admin
     const body = { name: 'Bob', email: `Bob.${tag}@Example.com`, password: 'first password' }
+    const login = async (email: string, password: string) =>
+      (await api.send('POST', '/auth/login', { email, password })).statusCode
 
     t.test('an admin creates a user, who can sign in', async (t) => {
       const created = await send('POST', '/users', body)
@@ -41,10 +43,8 @@ for (const on of testStorages)
       const [user] = (await send('GET', `/users?email=bob.${tag}%40example.com`)).json()
       const changed = await send('PATCH', `/users/${user.id}`, { password: 'second password' })
       t.equal(changed.statusCode, 200)
-      const login = (password: string) =>
-        api.send('POST', '/auth/login', { email: body.email, password })
-      t.equal((await login('first password')).statusCode, 401)
-      t.equal((await login('second password')).statusCode, 200)
+      t.equal(await login(body.email, 'first password'), 401)
+      t.equal(await login(body.email, 'second password'), 200)
       const [entry] = (await send('GET', `/audit?resource_id=${user.id}&limit=1`)).json()
       t.strictSame(entry.fields, ['password'])
     })
@@ -56,6 +56,93 @@ for (const on of testStorages)
       t.match((await viewer.send('GET', '/users/me')).json(), { name: 'Renamed' })
       t.equal((await viewer.send('PATCH', '/users/me', { role: 'admin' })).statusCode, 400)
       t.equal((await viewer.send('PATCH', '/users/me', {})).statusCode, 400)
+    })
+
+    t.test('users change their password and address with the password they have', async (t) => {
+      const person = await api.person(admin, 'viewer')
+      const { password: current_password, send } = person
+      const email = `moved.${tag}@example.com`
+      const password = 'the next password'
+      const changed = await send('PATCH', '/users/me', { email, current_password })
+      t.match(changed.json(), { id: person.id, email })
+      t.notMatch(changed.body, 'current_password')
+      t.equal(await login(person.email, current_password), 401)
+      t.equal(
+        (await send('PATCH', '/users/me', { password, current_password })).statusCode,
+        200,
+        'also at the new address'
+      )
+      t.equal(await login(email, current_password), 401)
+      t.equal(await login(email, password), 200)
+      const entries = await admin.send('GET', `/audit?resource_id=${person.id}&limit=2`)
+      t.match(entries.json(), [{ fields: ['password'] }, { fields: ['email'] }])
+    })
+
+    t.test('a token alone is not enough for either', async (t) => {
+      const person = await api.person(admin, 'viewer')
+      const email = `stolen.${tag}@example.com`
+      for (const field of [{ email }, { password: 'the next password' }, { email: person.email }]) {
+        const answer = await person.send('PATCH', '/users/me', field)
+        const [name] = Object.keys(field)
+        t.match(answer.json(), {
+          code: 'validation_failed',
+          errors: [
+            { in: 'body', pointer: '/current_password', detail: `must be sent with ${name}` }
+          ]
+        })
+      }
+      const current_password = person.password
+      const idle = await person.send('PATCH', '/users/me', { current_password })
+      t.match([idle.statusCode, idle.json().code], [400, 'validation_failed'])
+      t.equal(await login(person.email, person.password), 200)
+    })
+
+    t.test('a wrong one changes nothing', async (t) => {
+      const person = await api.person(admin, 'viewer')
+      const other = await api.send('POST', '/auth/login', {
+        email: person.email,
+        password: person.password
+      })
+      const change = {
+        name: 'Eve',
+        email: `stolen.${tag}@example.com`,
+        password: 'the next password',
+        current_password: 'a wrong password'
+      }
+      const { email, password, current_password } = change
+      for (const body of [
+        change,
+        { email, current_password },
+        { password, current_password },
+        { name: 'Eve', current_password }
+      ]) {
+        const answer = await person.send('PATCH', '/users/me', body)
+        t.match([answer.statusCode, answer.json().code], [422, 'wrong_password'])
+      }
+      t.match((await api.as(other.json().token)('GET', '/users/me')).json(), {
+        email: person.email,
+        name: 'viewer'
+      })
+      t.equal(await login(person.email, person.password), 200)
+    })
+
+    t.test('admins change their own in no other way, nor do their keys', async (t) => {
+      const person = await api.person(admin, 'admin')
+      const { key } = (await person.send('POST', '/api-keys', { name: 'K', role: 'admin' })).json()
+      const email = `stolen.${tag}@example.com`
+      for (const send of [person.send, api.as(key)])
+        for (const id of [person.id, person.id.toUpperCase()]) {
+          for (const body of [{ email }, { name: 'Eve', password: 'the next password' }]) {
+            const answer = await send('PATCH', `/users/${id}`, body)
+            t.match([answer.statusCode, answer.json().code], [403, 'forbidden'])
+            t.match(answer.json().detail, 'PATCH /api/users/me')
+          }
+          const renamed = await send('PATCH', `/users/${id}`, { name: 'Renamed', role: 'admin' })
+          t.match(renamed.json(), { name: 'Renamed', email: person.email })
+        }
+      t.equal(await login(person.email, person.password), 200)
+      const others = await api.as(key)('PATCH', `/users/${admin.id}`, { name: 'Ada' })
+      t.equal(others.statusCode, 200)
     })
 
     t.test('a change of role, and a removal, take effect at once in this process', async (t) => {

@@ -342,7 +342,7 @@ async function testForeign(t: Test, project: SupabaseProject) {
     const tenant_name = `T ${email}`
     for (const answer of [
       await admin.send('POST', '/users', { email, password: 'another one', name: 'Eve' }),
-      await admin.send('PATCH', '/users/me', { email }),
+      await admin.send('PATCH', '/users/me', { email, current_password: admin.password }),
       await api.send('POST', '/auth/register', { email, password, name: 'Eve', tenant_name })
     ])
       t.match([answer.statusCode, answer.json().code], [409, 'already_exists'])
@@ -371,7 +371,7 @@ async function testForeign(t: Test, project: SupabaseProject) {
     const stranger = await api.register()
     for (const answer of [
       await stranger.send('POST', '/users', { email, password, name: 'Eve' }),
-      await stranger.send('PATCH', '/users/me', { email })
+      await stranger.send('PATCH', '/users/me', { email, current_password: stranger.password })
     ])
       t.match([answer.statusCode, answer.json().code], [409, 'already_exists'])
     t.ok(await stage.agree(t, email, 'still'))
@@ -434,18 +434,69 @@ async function testAtOnce(t: Test, project: SupabaseProject) {
   })
 }
 
+const signIn = 'POST /auth/v1/token?grant_type=password'
+const signOut = 'POST /auth/v1/logout?scope=local'
+
+async function testOwn(t: Test, project: SupabaseProject) {
+  const stage = await setStage(t, project)
+  const { api, proxy } = stage
+  const admin = await api.register()
+  const password = 'the next password'
+
+  await t.test('the session that checks a password is ended', async (t) => {
+    const person = await api.person(admin, 'viewer')
+    const asked = async (current_password: string) => {
+      const before = proxy.requests.length
+      await person.send('PATCH', '/users/me', { name: 'Renamed', current_password })
+      return proxy.requests.slice(before).filter((each) => auth.test(each))
+    }
+    t.strictSame(await asked('wrong'), [signIn])
+    t.strictSame(await asked(person.password), [signIn, signOut])
+    const refresh = { refresh_token: person.refreshToken }
+    t.equal((await api.send('POST', '/auth/refresh', refresh)).statusCode, 200, 'and no other is')
+  })
+
+  for (const step of [/^POST \/auth\/v1\/token/, /^POST \/auth\/v1\/logout/])
+    for (const fault of ['before', 'after'] as const)
+      await t.test(`${step.source} ${fault}`, async (t) => {
+        const person = await api.person(admin, 'viewer')
+        const change = { password, current_password: person.password }
+        breakSteps(stage, [[step, fault]])
+        const answer = await person.send('PATCH', '/users/me', change)
+        t.match([answer.statusCode, answer.json().code], [503, 'unavailable'])
+        proxy.heal()
+        t.equal(await stage.login(person.email, person.password), 200, 'nothing is changed')
+        t.equal((await person.send('PATCH', '/users/me', change)).statusCode, 200, 'a repeat')
+        t.equal(await stage.login(person.email, password), 200)
+      })
+
+  await t.test('an account of the address that is another’s does not do', async (t) => {
+    const person = await api.person(admin, 'viewer')
+    const { email, password } = person
+    await removeAccount(project, person.id)
+    const made = await adminOf(project).createUser({ email, password, email_confirm: true })
+    t.teardown(() => removeAccount(project, made.data.user?.id as string))
+    const change = { name: 'Renamed', current_password: password }
+    const answer = await person.send('PATCH', '/users/me', change)
+    t.match([answer.statusCode, answer.json().code], [422, 'wrong_password'])
+  })
+}
+
 async function testRefused(t: Test, project: SupabaseProject) {
   const stage = await setStage(t, project)
   const { api, identity } = stage
   const admin = await api.register()
   const [email, password] = [stage.person(), 'another password']
+  const own = { email, password, current_password: admin.password }
+  const viewer = await api.person(admin, 'viewer')
   const stale = { 'if-match': '"1"' }
 
   for (const [why, answer] of [
-    ['version', await admin.send('PATCH', '/users/me', { email, password }, stale)],
-    ['last admin', await admin.send('PATCH', `/users/${admin.id}`, { password, role: 'viewer' })]
+    ['version', await admin.send('PATCH', '/users/me', own, stale)],
+    ['password', await admin.send('PATCH', '/users/me', { ...own, current_password: 'wrong' })],
+    ['address', await admin.send('PATCH', '/users/me', { ...own, email: viewer.email })]
   ] as const) {
-    t.match(answer.json().code, /precondition_failed|last_admin/, why)
+    t.match(answer.json().code, /precondition_failed|wrong_password|already_exists/, why)
     t.equal(await stage.login(admin.email, admin.password), 200, why)
     t.equal(await stage.agree(t, admin.email, why), admin.id)
   }
@@ -496,12 +547,14 @@ async function testDown(t: Test, project: SupabaseProject) {
       const body = { email: stage.person(), password: 'a good password', name: 'P' }
       const before = proxy.requests.length
       const credentials = { email: admin.email, password: admin.password }
+      const own = { email: stage.person(), current_password: admin.password }
       const refresh = { refresh_token: admin.refreshToken }
       const refreshed = await api.send('POST', '/auth/refresh', refresh)
       t.equal(proxy.requests.length, before + 1, 'a refresh is not repeated behind our back')
       for (const [what, answer] of Object.entries({
         refresh: refreshed,
         login: await api.send('POST', '/auth/login', credentials),
+        change: await admin.send('PATCH', '/users/me', own),
         create: await admin.send('POST', '/users', body),
         register: await api.send('POST', '/auth/register', { ...body, tenant_name: 'T' })
       })) {
@@ -551,6 +604,7 @@ t.test('users on Supabase, broken in every step', (t) =>
     await t.test('a user is removed', (t) => testRemove(t, project))
     await t.test('accounts that are not ours to take', (t) => testForeign(t, project))
     await t.test('two at once', (t) => testAtOnce(t, project))
+    await t.test('users change their own', (t) => testOwn(t, project))
     await t.test('refused changes leave the account as it is', (t) => testRefused(t, project))
     await t.test('Supabase Auth is down', (t) => testDown(t, project))
     await t.test('neither keys nor passwords are told', (t) => testSecrecy(t, project))

@@ -93,12 +93,20 @@ export const samples: Readonly<Record<string, Sample>> = {
     200: { url: '/users/me' },
     404: { url: '/users/me', before: removeBehindTheBack }
   }),
-  updateOwnUser: ({ other }) => ({
+  updateOwnUser: ({ admin: { password: current_password, send }, other }) => ({
     200: { url: '/users/me', body: { name: 'Renamed' } },
     404: { url: '/users/me', body: { name: 'Renamed' }, before: removeBehindTheBack },
-    409: { url: '/users/me', body: { email: other.email } },
+    409: { url: '/users/me', body: { email: other.email, current_password } },
     412: { url: '/users/me', body: { name: 'Late' }, headers: lateVersion },
-    422: { url: '/users/me', body: { password: refusedPassword } }
+    422: { url: '/users/me', body: { password: refusedPassword, current_password } },
+    429: {
+      url: '/users/me',
+      body: { name: 'Late', current_password },
+      before: async () => {
+        const guess = { name: 'Guessed', current_password: 'wrong' }
+        for (let i = 0; i < 5; i++) await send('PATCH', '/users/me', guess)
+      }
+    }
   }),
   listUsers: () => pages('/users'),
   createUser: ({ admin }) => {
