@@ -132,7 +132,7 @@ export const Environment = Type.Object({
   STORAGE: Type.Optional(
     Choice(['memory', 'sqlite', 'postgres', 'supabase'], {
       description:
-        'Which storage to use. Unset: the first whose variables below are set, else memory.'
+        'Which storage to use. Unset: Supabase, Postgres or SQLite, the first whose variables are set, else memory.'
     })
   ),
   SQLITE_PATH: Type.Optional(

@@ -148,8 +148,7 @@ export function chooseStorage(env: Environment): StorageChoice {
     const entry = storages.find(({ kind }) => kind === env.STORAGE)
     if (!entry) throw new ConfigurationError(`STORAGE=${env.STORAGE} is not available.`)
     const missing = missingOf(entry, env)
-    // SQLite alone has a place to fall back on.
-    if (missing.length && entry.kind !== 'sqlite')
+    if (missing.length && !entry.file)
       throw new ConfigurationError(`STORAGE=${env.STORAGE} needs ${missing.join(' and ')}.`)
     return { entry, reason: `STORAGE=${env.STORAGE}` }
   }

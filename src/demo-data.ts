@@ -1,5 +1,6 @@
 import { type AccountChange, AccountError, type Identity } from '../adapters/identity/port.js'
-import type { NewRow, Storage, TenantId } from '../adapters/storage/port.js'
+import { StorageError } from '../adapters/storage/errors.js'
+import type { Change, NewRow, Storage, TenantId } from '../adapters/storage/port.js'
 import { connections } from '../schemas/connections.js'
 import type { Environment } from '../schemas/environment.js'
 import { executions } from '../schemas/executions.js'
@@ -11,8 +12,8 @@ import { tenants } from '../schemas/tenants.js'
 import { users } from '../schemas/users.js'
 import { ConfigurationError } from './configuration.js'
 import type { Keyring } from './encryption.js'
-import { createStore } from './store.js'
-import { together } from './users.js'
+import { createStore, type Store } from './store.js'
+import { together, type UserRow } from './users.js'
 
 /** Known to everybody, so it must never be the way into something real. */
 export const demoLogin = { email: 'admin@example.com', password: 'admin123' } as const
@@ -104,34 +105,60 @@ const rows = [
   })
 ]
 
-/** Fills a storage with the demo tenant, its admin and something to look at. Idempotent. */
+export interface Seeded {
+  readonly admin: UserRow
+  /** Whether the admin has the password: one that was there before may have another. */
+  readonly signsIn: boolean
+}
+
+/**
+ * Fills a storage with the demo tenant, its admin and something to look at. Idempotent.
+ * @throws ConfigurationError where others have the name or the address of the demo.
+ */
 export async function seedDemoData(
   storage: Storage,
   identity: Identity,
   keyring: Keyring,
   password: string = demoLogin.password
-): Promise<void> {
+): Promise<Seeded> {
   const store = createStore(storage, { tenant, actor: 'system', requestId: null })
-  if (!(await store.get(tenants, tenant))) await store.insert(tenants, { id: tenant, name: 'Demo' })
-  const admin = await store.get(users, adminId)
-  if (admin) await keepAccount(identity, admin.email, password)
-  else {
-    const { email } = demoLogin
-    const account = await makeAccount(identity, email, password)
-    const row = { id: adminId, email, name: 'Demo Admin', role: 'admin' as const }
-    await together(account, () =>
-      store.insert(
-        users,
-        { ...row, ...account.columns },
-        { along: account.changes, elsewhere: ['password'] }
-      )
-    )
-  }
+  const known = await store.get(users, adminId)
+  if (known) await keepAccount(identity, known.email, password)
+  const admin = known ?? (await makeAdmin(store, identity, password))
   for (const [resource, row] of rows)
     if (!(await store.get(resource, row[resource.key as never]))) await store.insert(resource, row)
   const name = 'SLACK_TOKEN'
   if (!(await store.get(secrets, name)))
     await store.insert(secrets, { name, ...keyring.seal('not-a-real-token', [tenant, name]) })
+  return { admin, signsIn: !known || (await identity.checkPassword(known, password)) }
+}
+
+/** With the tenant, where there is none: a tenant without an admin is nobody's. */
+async function makeAdmin(store: Store, identity: Identity, password: string): Promise<UserRow> {
+  const { email } = demoLogin
+  const changes: Change[] = []
+  if (!(await store.get(tenants, tenant)))
+    changes.push({ op: 'insert', resource: tenants, row: { id: tenant, name: 'Demo' } })
+  try {
+    const account = await makeAccount(identity, email, password)
+    const row = { id: adminId, email, name: 'Demo Admin', role: 'admin', ...account.columns }
+    changes.push({ op: 'insert', resource: users, row }, ...account.changes)
+    await together(account, () => store.commit(changes, { elsewhere: ['password'] }))
+  } catch (error) {
+    const taken = takenByOthers(error)
+    if (!taken) throw error
+    throw new ConfigurationError(
+      `The demo data cannot be made here: another tenant has ${taken}. Take an empty storage.`,
+      { cause: error }
+    )
+  }
+  return store.need(users, adminId)
+}
+
+function takenByOthers(error: unknown): string | null {
+  if (error instanceof AccountError && error.code === 'email_taken') return demoLogin.email
+  if (!(error instanceof StorageError && error.code === 'conflict')) return null
+  return error.resource === tenants.name ? 'the name Demo' : demoLogin.email
 }
 
 /** @throws ConfigurationError that names the project whose rules the password does not meet. */

@@ -1,5 +1,10 @@
 import { runCommand } from './command.js'
-import { ConfigurationError, loadEnvironmentFiles, readEnvironment } from './configuration.js'
+import {
+  ConfigurationError,
+  chooseStorage,
+  loadEnvironmentFiles,
+  readEnvironment
+} from './configuration.js'
 import { checkSecrets, type KeyReport, rotateSecrets } from './key-rotation.js'
 import { openBackend } from './open.js'
 
@@ -23,10 +28,10 @@ async function main(args: readonly string[]): Promise<void> {
   }
   loadEnvironmentFiles()
   const env = readEnvironment(process.env)
-  const { choice, storage, keys } = await openBackend(env)
+  if (!chooseStorage(env).entry.isKept)
+    throw new ConfigurationError('Secrets in memory end with the server that has them.')
+  const { storage, keys } = await openBackend(env, { mayMake: false })
   try {
-    if (choice.entry.kind === 'memory')
-      throw new ConfigurationError('Secrets in memory end with the server that has them.')
     const run = commands[name as keyof typeof commands]
     const progress = progressLine()
     const report = await run(storage, keys.keyring, { onProgress: progress.show })

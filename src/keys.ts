@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { linkSync, mkdirSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
+import type { StorageEntry } from '../adapters/storage/registry.js'
 import type { Environment } from '../schemas/environment.js'
 import { ConfigurationError } from './configuration.js'
 import { createKeyring, type EncryptionKey, type Keyring } from './encryption.js'
@@ -24,26 +25,23 @@ const DEFAULT_ID = 'default'
  * Takes the keys from the environment. In development what is missing is made, and kept where the
  * rows outlive the process, so that the next start reads what this one wrote and signs nobody out.
  *
+ * @param mayMake whether keys that are to be kept may be made
  * @throws ConfigurationError for a missing or weak key in production.
  */
-export function loadKeys(env: Environment, storageKind: string): Keys {
+export function loadKeys(env: Environment, entry: StorageEntry, mayMake = true): Keys {
   const { AUTH_SECRET, ENCRYPTION_KEY } = env
-  if (env.NODE_ENV === 'production') assertStrong(env, storageKind)
+  if (env.NODE_ENV === 'production') assertStrong(env, entry)
   let made: KeyFile | undefined
   let origin: string | null = null
-  // Supabase Auth signs its tokens itself.
-  const isComplete = ENCRYPTION_KEY && (AUTH_SECRET || storageKind === 'supabase')
-  if (!isComplete) {
-    if (storageKind === 'memory') {
-      origin = 'made for this run'
-      made = makeKeys()
-    } else {
-      const database = env.SQLITE_PATH ?? './data/app.db'
-      const file = storageKind === 'sqlite' ? `${database}.keys` : `./data/${storageKind}.keys`
-      const found = readOrMakeKeyFile(file)
-      origin = found.isNew ? `made now and kept in ${file}: back it up` : `kept in ${file}`
-      made = found.keys
-    }
+  const isComplete = ENCRYPTION_KEY && (AUTH_SECRET || !signsTokens(entry))
+  if (!isComplete && !entry.isKept) {
+    origin = 'made for this run'
+    made = makeKeys()
+  } else if (!isComplete) {
+    const file = entry.file ? `${entry.file(env)}.keys` : `./data/${entry.kind}.keys`
+    const found = mayMake ? readOrMakeKeyFile(file) : findKeyFile(file, env)
+    origin = found.isNew ? `made now and kept in ${file}: back it up` : `kept in ${file}`
+    made = found.keys
   }
   const encryption = parseEncryptionKeys(ENCRYPTION_KEY ?? made?.encryption_key ?? '')
   return {
@@ -70,8 +68,13 @@ export function parseEncryptionKeys(text: string): [EncryptionKey, ...Encryption
   return keys as [EncryptionKey, ...EncryptionKey[]]
 }
 
-function assertStrong({ AUTH_SECRET, ENCRYPTION_KEY }: Environment, storageKind: string): void {
-  if (!AUTH_SECRET && storageKind !== 'supabase')
+/** Supabase Auth signs its tokens itself. */
+function signsTokens({ identity }: StorageEntry): boolean {
+  return identity === 'local'
+}
+
+function assertStrong({ AUTH_SECRET, ENCRYPTION_KEY }: Environment, entry: StorageEntry): void {
+  if (!AUTH_SECRET && signsTokens(entry))
     throw new ConfigurationError(
       'AUTH_SECRET is not set, and production needs it. Make one with: openssl rand -base64 32'
     )
@@ -132,6 +135,16 @@ function readOrMakeKeyFile(path: string): FoundKeys {
     unlinkSync(draft)
   }
   return { keys: readKeyFile(path) as KeyFile, isNew: true }
+}
+
+/** Nobody signs in to a command, so that a secret which only tokens need may be any. */
+function findKeyFile(path: string, { ENCRYPTION_KEY }: Environment): FoundKeys {
+  const keys = readKeyFile(path)
+  if (!keys && !ENCRYPTION_KEY)
+    throw new ConfigurationError(
+      `ENCRYPTION_KEY is not set, and there is no key file ${path}: set it to the keys of the server.`
+    )
+  return { keys: keys ?? makeKeys(), isNew: false }
 }
 
 /** Null where there is no such file. */

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import type { Identity } from '../adapters/identity/port.js'
 import { openIdentity } from '../adapters/identity/registry.js'
 import type { LlmProvider } from '../adapters/llm/port.js'
@@ -6,7 +7,12 @@ import type { Storage } from '../adapters/storage/port.js'
 import { openDriver } from '../adapters/storage/registry.js'
 import { createStorage } from '../adapters/storage/storage.js'
 import type { Environment } from '../schemas/environment.js'
-import { chooseStorage, readProviders, type StorageChoice } from './configuration.js'
+import {
+  ConfigurationError,
+  chooseStorage,
+  readProviders,
+  type StorageChoice
+} from './configuration.js'
 import { verifyKeys } from './encryption.js'
 import { type Keys, loadKeys } from './keys.js'
 
@@ -18,19 +24,42 @@ export interface Opened {
   readonly identity: Identity
 }
 
+export interface OpenOptions {
+  /** Whether a database file, or keys, that are missing are made. They are by default. */
+  readonly mayMake?: boolean
+}
+
 /** @throws ConfigurationError, StorageError or DecryptionError, with a message for the operator. */
-export async function openBackend(env: Environment): Promise<Opened> {
+export async function openBackend(
+  env: Environment,
+  { mayMake = true }: OpenOptions = {}
+): Promise<Opened> {
   const choice = chooseStorage(env)
-  const keys = loadKeys(env, choice.entry.kind)
-  const storage = createStorage(await openDriver(choice.entry, env))
+  const { entry } = choice
+  if (!mayMake) assertThere(entry.file?.(env))
+  const keys = loadKeys(env, entry, mayMake)
+  const storage = createStorage(await openDriver(entry, env))
   try {
     await verifyKeys(storage, keys.keyring)
-    const identity = await openIdentity({ env, storage, secret: keys.authSecret })
+    const identity = await openIdentity({
+      kind: entry.identity,
+      env,
+      storage,
+      secret: keys.authSecret
+    })
     return { choice, keys, storage, identity }
   } catch (error) {
     await storage.close()
     throw error
   }
+}
+
+/** @throws ConfigurationError */
+function assertThere(file: string | undefined): void {
+  if (file && !existsSync(file))
+    throw new ConfigurationError(
+      `There is no database at ${file}: set SQLITE_PATH to the one that the server uses.`
+    )
 }
 
 /** The LLM providers that the environment names. @throws ConfigurationError */

@@ -3,11 +3,12 @@ import closeWithGrace from 'close-with-grace'
 import type { FastifyInstance } from 'fastify'
 import type { Redis } from 'ioredis'
 import type { LlmProvider } from '../adapters/llm/port.js'
+import type { StorageEntry } from '../adapters/storage/registry.js'
 import type { Environment } from '../schemas/environment.js'
 import { buildApp } from './app.js'
 import { runCommand } from './command.js'
 import { ConfigurationError, loadEnvironmentFiles, readEnvironment } from './configuration.js'
-import { demoLogin, seedDemoData } from './demo-data.js'
+import { demoLogin, type Seeded, seedDemoData } from './demo-data.js'
 import { logStream } from './log-stream.js'
 import { keepNextTickFast } from './next-tick.js'
 import { type Opened, openBackend, openLlm } from './open.js'
@@ -52,9 +53,10 @@ interface Parts {
 }
 
 async function serve({ env, providers, backend, redis, close }: Parts): Promise<void> {
-  const { storage, identity, keys } = backend
-  const withDemoData = env.NODE_ENV !== 'production' && (storage.kind === 'memory' || development)
-  if (withDemoData) await seedDemoData(storage, identity, keys.keyring)
+  const { choice, storage, identity, keys } = backend
+  const seeded = isForDemo(env, choice.entry)
+    ? await seedDemoData(storage, identity, keys.keyring)
+    : undefined
 
   const stopping = new AbortController()
   const app = await buildApp({
@@ -69,7 +71,7 @@ async function serve({ env, providers, backend, redis, close }: Parts): Promise<
   })
   await listen(app, env)
   const { port } = app.server.address() as AddressInfo
-  announce(env, backend, port, withDemoData)
+  announce(env, backend, port, seeded)
   const retention = startRetention({ storage, env, log: app.log })
 
   closeWithGrace({ delay: mostStoppingMs(env) }, async ({ err }) => {
@@ -99,12 +101,17 @@ async function listen(app: FastifyInstance, { PORT, HOST }: Environment): Promis
 
 const reasons: Readonly<Record<string, (port: number, host: string) => string>> = {
   EADDRINUSE: (port) => `PORT ${port} is in use. Stop what uses it, or set another.`,
-  EACCES: (port) => `PORT ${port} is not allowed to this user. Set one above 1023.`,
-  EADDRNOTAVAIL: (_, host) => `HOST ${host} is no address of this machine.`,
-  ENOTFOUND: (_, host) => `HOST ${host} is no address of this machine.`
+  EACCES: (port) => `This user may not listen on PORT ${port}. Set one above 1023.`,
+  EADDRNOTAVAIL: (_, host) => `HOST ${host} is not an address of this machine.`,
+  ENOTFOUND: (_, host) => `HOST ${host} is not an address of this machine.`
 }
 
-function announce(env: Environment, opened: Opened, port: number, withDemoData: boolean): void {
+/** Whether it may have an admin whose password everybody knows: nobody else works with these rows. */
+function isForDemo(env: Environment, { isKept, file }: StorageEntry): boolean {
+  return env.NODE_ENV !== 'production' && (!isKept || (development && file !== undefined))
+}
+
+function announce(env: Environment, opened: Opened, port: number, seeded?: Seeded): void {
   const { entry, reason } = opened.choice
   const everywhere = ['0.0.0.0', '::'].includes(env.HOST)
   const host = everywhere ? 'localhost' : env.HOST.includes(':') ? `[${env.HOST}]` : env.HOST
@@ -114,8 +121,9 @@ function announce(env: Environment, opened: Opened, port: number, withDemoData: 
     `  Docs      ${api}/docs`,
     `  Storage   ${entry.kind} (${reason})`
   ]
-  if (entry.kind === 'memory') lines.push('            Nothing is kept when this process ends.')
-  if (withDemoData) lines.push(`  Sign in   ${demoLogin.email} / ${demoLogin.password}`)
+  if (!entry.isKept) lines.push('            Nothing is kept when this process ends.')
+  if (seeded?.signsIn) lines.push(`  Sign in   ${demoLogin.email} / ${demoLogin.password}`)
+  else if (seeded) lines.push(`  Sign in   ${seeded.admin.email}, with the password you chose`)
   else if (env.REGISTRATION === 'open') lines.push(`  Sign up   POST ${api}/auth/register`)
   if (opened.keys.origin) lines.push(`  Keys      ${opened.keys.origin}`)
   process.stdout.write(`${lines.join('\n')}\n`)

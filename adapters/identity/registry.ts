@@ -1,17 +1,20 @@
 import type { Environment } from '../../schemas/environment.js'
 import type { Storage } from '../storage/port.js'
+import type { StorageEntry } from '../storage/registry.js'
 import type { Identity } from './port.js'
 
 export interface IdentityOptions {
+  readonly kind: StorageEntry['identity']
   readonly env: Environment
   readonly storage: Storage
   /** Signs the tokens of the local identity. */
   readonly secret: string
 }
 
-/** Which sign-in goes with which storage: Supabase has its own, the others have the local one. */
-export async function openIdentity({ env, storage, secret }: IdentityOptions): Promise<Identity> {
-  if (storage.kind === 'supabase') {
+/** Opens a sign-in. Its packages are loaded then and not before. */
+export async function openIdentity(options: IdentityOptions): Promise<Identity> {
+  const { kind, env, storage, secret } = options
+  if (kind === 'supabase') {
     const { openSupabaseIdentity } = await import('./supabase.js')
     return openSupabaseIdentity({
       storage,

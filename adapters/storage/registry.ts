@@ -7,23 +7,33 @@ export interface StorageEntry {
   readonly kind: NonNullable<Environment['STORAGE']>
   /** Variables that choose it when all are set. Some without the others are a mistake. */
   readonly needs: readonly (keyof Environment)[]
+  /** Which sign-in goes with it. */
+  readonly identity: 'local' | 'supabase'
+  /** Whether rows outlive the process. */
+  readonly isKept: boolean
+  /** The file that they are in, where nobody else has them. Variables that choose it may be unset. */
+  readonly file?: (env: Environment) => string
   readonly open: (env: Environment) => Promise<Driver>
 }
 
 /**
- * Every storage, a line each; the first whose variables are set is chosen. A driver's packages
+ * Every storage; the first whose variables are set is chosen. A driver's packages
  * are loaded when it is opened and not before.
  */
 export const storages: readonly StorageEntry[] = [
   {
     kind: 'supabase',
     needs: ['SUPABASE_URL', 'SUPABASE_SERVICE_ROLE_KEY'],
+    identity: 'supabase',
+    isKept: true,
     open: async ({ SUPABASE_URL: url = '', SUPABASE_SERVICE_ROLE_KEY: key = '' }) =>
       (await import('./supabase.js')).openSupabase({ url, key })
   },
   {
     kind: 'postgres',
     needs: ['DATABASE_URL'],
+    identity: 'local',
+    isKept: true,
     open: async (env) =>
       (await import('./postgres.js')).openPostgres({
         url: env.DATABASE_URL ?? '',
@@ -34,11 +44,23 @@ export const storages: readonly StorageEntry[] = [
   {
     kind: 'sqlite',
     needs: ['SQLITE_PATH'],
-    open: async (env) =>
-      (await import('./sqlite.js')).openSqlite({ path: env.SQLITE_PATH ?? './data/app.db' })
+    identity: 'local',
+    isKept: true,
+    file: sqliteFile,
+    open: async (env) => (await import('./sqlite.js')).openSqlite({ path: sqliteFile(env) })
   },
-  { kind: 'memory', needs: [], open: async () => (await import('./memory.js')).openMemory() }
+  {
+    kind: 'memory',
+    needs: [],
+    identity: 'local',
+    isKept: false,
+    open: async () => (await import('./memory.js')).openMemory()
+  }
 ]
+
+function sqliteFile({ SQLITE_PATH = './data/app.db' }: Environment): string {
+  return SQLITE_PATH
+}
 
 /** @throws StorageError `driver_missing` where a package of the storage is not installed. */
 export async function openDriver(entry: StorageEntry, env: Environment): Promise<Driver> {

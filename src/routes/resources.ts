@@ -261,7 +261,9 @@ export function listQuery(
   if (resource.period) {
     properties.since = Type.Optional({
       ...withoutExamples(Timestamp()),
-      description: `Only rows with \`${resource.order}\` at this time or later.`
+      description:
+        `Only rows with \`${resource.order}\` at this time or later. A row appears when it is committed, up to a ` +
+        'minute after its time: to follow the list, ask for the last minute again.'
     })
     properties.until = Type.Optional({
       ...withoutExamples(Timestamp()),

@@ -3,11 +3,17 @@ import { statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { openMemory } from '../../adapters/storage/memory.js'
+import { type StorageEntry, storages } from '../../adapters/storage/registry.js'
 import { createStorage } from '../../adapters/storage/storage.js'
 import { chooseStorage, readEnvironment, readProviders } from '../../src/configuration.js'
 import { createKeyring, verifyKeys } from '../../src/encryption.js'
 import { loadKeys, parseEncryptionKeys } from '../../src/keys.js'
 import { temporaryFolder } from '../support/storages.js'
+
+const entryOf = (kind: StorageEntry['kind']) =>
+  storages.find((entry) => entry.kind === kind) as StorageEntry
+const sqlite = entryOf('sqlite')
+const memory = entryOf('memory')
 
 function choice(variables: Record<string, string>) {
   const { entry, reason } = chooseStorage(readEnvironment(variables))
@@ -97,7 +103,7 @@ t.test('keys of the environment are used as they are', async (t) => {
     AUTH_SECRET: 'x'.repeat(40),
     ENCRYPTION_KEY: `new:${key()},old:${key()}`
   })
-  const { authSecret, keyring, origin } = loadKeys(env, 'sqlite')
+  const { authSecret, keyring, origin } = loadKeys(env, sqlite)
   t.equal(authSecret, 'x'.repeat(40))
   t.strictSame(keyring.ids, ['new', 'old'])
   t.equal(keyring.seal('v', []).key_id, 'new', 'the first one writes')
@@ -137,7 +143,7 @@ t.test(
 
 t.test('production refuses missing and guessable keys, and names the variable', async (t) => {
   const good = { NODE_ENV: 'production', AUTH_SECRET: key(), ENCRYPTION_KEY: key() }
-  t.equal(loadKeys(readEnvironment(good), 'sqlite').origin, null)
+  t.equal(loadKeys(readEnvironment(good), sqlite).origin, null)
   const guessable = Buffer.alloc(32, 'a').toString('base64')
   for (const [name, value] of [
     ['AUTH_SECRET', ''],
@@ -151,7 +157,7 @@ t.test('production refuses missing and guessable keys, and names the variable', 
     ['ENCRYPTION_KEY', `good:${key()},bad:${guessable}`]
   ] as const)
     t.throws(
-      () => loadKeys(readEnvironment({ ...good, [name]: value }), 'sqlite'),
+      () => loadKeys(readEnvironment({ ...good, [name]: value }), sqlite),
       { name: 'ConfigurationError', message: new RegExp(`^${name} `) },
       `${name}=${value}`
     )
@@ -160,27 +166,27 @@ t.test('production refuses missing and guessable keys, and names the variable', 
 t.test('keys are made once beside an SQLite file, for the owner alone', async (t) => {
   const SQLITE_PATH = join(temporaryFolder(t), 'deep', 'app.db')
   const env = readEnvironment({ SQLITE_PATH })
-  const first = loadKeys(env, 'sqlite')
+  const first = loadKeys(env, sqlite)
   const file = `${SQLITE_PATH}.keys`
   t.equal(first.origin, `made now and kept in ${file}: back it up`)
   t.equal(statSync(file).mode & 0o777, 0o600)
-  const second = loadKeys(env, 'sqlite')
+  const second = loadKeys(env, sqlite)
   t.equal(second.origin, `kept in ${file}`)
   t.equal(second.authSecret, first.authSecret)
   const sealed = first.keyring.seal('value', ['t', 'n'])
   t.equal(second.keyring.open(sealed, ['t', 'n']), 'value')
 
   writeFileSync(file, '{')
-  t.throws(() => loadKeys(env, 'sqlite'), { message: /app.db.keys cannot be read/ })
+  t.throws(() => loadKeys(env, sqlite), { message: /app.db.keys cannot be read/ })
   writeFileSync(file, '{"auth_secret": "x"}')
-  t.throws(() => loadKeys(env, 'sqlite'), { message: /app.db.keys .* lacks/ })
+  t.throws(() => loadKeys(env, sqlite), { message: /app.db.keys .* lacks/ })
 })
 
 t.test('without a file of its own a storage gets keys for one run', async (t) => {
   const env = readEnvironment({})
-  const first = loadKeys(env, 'memory')
+  const first = loadKeys(env, memory)
   t.equal(first.origin, 'made for this run')
-  t.not(loadKeys(env, 'memory').authSecret, first.authSecret)
+  t.not(loadKeys(env, memory).authSecret, first.authSecret)
 })
 
 t.test('a wrong encryption key is told before anything is written with it', async (t) => {

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import Database from '../../adapters/storage/better-sqlite3.js'
@@ -88,4 +89,37 @@ t.test('what cannot be done is said in a sentence', async (t) => {
   t.match(await runKeys(folder, {}), { code: 2, output: /^Usage/ })
   t.match(await runKeys(folder, {}, 'rotate', 'now'), { code: 2, output: /^Usage/ })
   t.match(await runKeys(folder, {}, 'rotate'), { code: 1, output: /^Secrets in memory end/ })
+})
+
+t.test('a database or keys that are not there are not made, and not called well', async (t) => {
+  const folder = temporaryFolder(t)
+  const missing = { SQLITE_PATH: './missing.db', ENCRYPTION_KEY: key() }
+  for (const command of ['check', 'rotate'])
+    t.match(await runKeys(folder, missing, command), {
+      code: 1,
+      output: /^There is no database at \.\/missing\.db: set SQLITE_PATH/
+    })
+  t.strictSame(readdirSync(folder), [])
+  await runProgram('seed', folder, {
+    SQLITE_PATH: './app.db',
+    ENCRYPTION_KEY: key(),
+    AUTH_SECRET: key()
+  })
+  t.match(await runKeys(folder, { SQLITE_PATH: './app.db' }, 'check'), {
+    code: 1,
+    output: /^ENCRYPTION_KEY is not set, and there is no key file \.\/app\.db\.keys/
+  })
+  t.notOk(readdirSync(folder).includes('app.db.keys'))
+})
+
+t.test('the keys beside the database serve, and a secret of tokens is not needed', async (t) => {
+  const folder = temporaryFolder(t)
+  await runProgram('seed', folder, { SQLITE_PATH: './app.db' })
+  t.match(await runKeys(folder, { SQLITE_PATH: './app.db' }, 'check'), {
+    code: 0,
+    output: /^1 secrets of 1 tenants/m
+  })
+  const other = { SQLITE_PATH: './other.db', ENCRYPTION_KEY: key() }
+  await runProgram('seed', folder, { ...other, AUTH_SECRET: key() })
+  t.match(await runKeys(folder, other, 'check'), { code: 0, output: /^1 secrets of 1 tenants/m })
 })

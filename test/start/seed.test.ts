@@ -1,9 +1,12 @@
-import { randomBytes } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import { join } from 'node:path'
 import t from 'tap'
 import { openLocalIdentity } from '../../adapters/identity/local.js'
+import type { TenantId } from '../../adapters/storage/port.js'
 import { openSqlite } from '../../adapters/storage/sqlite.js'
 import { createStorage } from '../../adapters/storage/storage.js'
+import { tenants } from '../../schemas/tenants.js'
+import { users } from '../../schemas/users.js'
 import { demoTenant, runSeed } from '../support/seed.js'
 import { runProgram } from '../support/server.js'
 import { snapshotOf } from '../support/snapshot.js'
@@ -47,3 +50,58 @@ t.test('production refuses the known password unless told otherwise', async (t) 
   const other = temporaryFolder(t)
   t.match(await runSeed(other, { ...production, DEMO_PASSWORD: 'another one' }), /^The demo data/)
 })
+
+t.test(
+  'an admin who is there keeps the password, and production tells if everybody knows it',
+  async (t) => {
+    const folder = temporaryFolder(t)
+    const keys = {
+      AUTH_SECRET: randomBytes(32).toString('base64'),
+      ENCRYPTION_KEY: randomBytes(32).toString('base64')
+    }
+    const env = { ...keys, SQLITE_PATH: './app.db' }
+    t.match(await runSeed(folder, env), /Sign in as admin@example.com\.$/m)
+    const other = { ...env, DEMO_PASSWORD: 'a password of my own' }
+    t.match(
+      await runSeed(folder, other),
+      'admin@example.com was there before, and keeps the password'
+    )
+
+    const production = { ...other, NODE_ENV: 'production' }
+    const { code, output } = await runProgram('seed', folder, production)
+    t.match(
+      { code, output },
+      { code: 1, output: /has the password that everybody knows: change it/ }
+    )
+    t.match(await runSeed(folder, { ...production, ALLOW_DEMO_PASSWORD: 'true' }), /^The demo data/)
+  }
+)
+
+for (const [what, tenantName, email] of [
+  ['the name Demo', 'Demo', 'ada@example.com'],
+  ['admin@example.com', 'Acme', 'admin@example.com']
+] as const)
+  t.test(`nothing is made where another tenant has ${what}`, async (t) => {
+    const folder = temporaryFolder(t)
+    const storage = createStorage(openSqlite({ path: join(folder, 'app.db') }))
+    const tenant = randomUUID() as TenantId
+    await storage.commit({
+      tenant,
+      changes: [
+        { op: 'insert', resource: tenants, row: { id: tenant, name: tenantName } },
+        {
+          op: 'insert',
+          resource: users,
+          row: { id: randomUUID(), email, name: 'Ada', role: 'admin' }
+        }
+      ]
+    })
+    const { code, output } = await runProgram('seed', folder, { SQLITE_PATH: './app.db' })
+    t.equal(code, 1)
+    t.equal(
+      output,
+      `The demo data cannot be made here: another tenant has ${what}. Take an empty storage.\n`
+    )
+    t.equal(await storage.get({ resource: tenants, tenant: demoTenant }, demoTenant), null)
+    await storage.close()
+  })

@@ -3,8 +3,9 @@ import { existsSync, statSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
+import { startPostgres } from '../support/postgres-stack.js'
 import { startRedis } from '../support/redis.js'
-import { addressOf, startServer } from '../support/server.js'
+import { addressOf, runProgram, startServer } from '../support/server.js'
 import { type Teardown, temporaryFolder } from '../support/storages.js'
 
 const demo = { email: 'admin@example.com', password: 'admin123' }
@@ -78,6 +79,32 @@ t.test('--dev works on SQLite with demo data', async (t) => {
   t.equal((await post(`${await addressOf(again)}/auth/login`, demo)).status, 200)
 })
 
+t.test('--dev tells no password that it did not set', async (t) => {
+  const folder = temporaryFolder(t)
+  await runProgram('seed', folder, {
+    SQLITE_PATH: './data/app.db',
+    DEMO_PASSWORD: 'a password of my own'
+  })
+  const child = startServer(t, folder, {}, { args: ['--dev'] })
+  const api = await addressOf(child)
+  t.equal((await post(`${api}/auth/login`, demo)).status, 401)
+  t.notMatch(child.output(), demo.password)
+  t.match(child.output(), 'Sign in   admin@example.com, with the password you chose')
+})
+
+t.test('--dev makes no demo data where others may work, too', async (t) => {
+  const server = await startPostgres()
+  t.teardown(() => server.dispose())
+  const database = await server.createDatabase()
+  const env = { STORAGE: 'postgres', DATABASE_URL: server.url(database) }
+  const child = startServer(t, temporaryFolder(t), env, { args: ['--dev'] })
+  const api = await addressOf(child)
+  t.equal((await post(`${api}/auth/login`, demo)).status, 401)
+  t.match(child.output(), 'Sign up')
+  child.signal('SIGTERM')
+  await child.ended()
+})
+
 t.test('.env.local comes before .env, and the environment before both', async (t) => {
   const folder = temporaryFolder(t)
   writeFileSync(
@@ -102,7 +129,7 @@ t.test('a mistake stops the start with a sentence, not a stack', async (t) => {
   const { port } = taken.address() as AddressInfo
   t.match(await fails(t, { PORT: String(port) }), new RegExp(`^PORT ${port} is in use`, 'm'))
   taken.close()
-  t.match(await fails(t, { HOST: '192.0.2.1' }), /^HOST 192.0.2.1 is no address/m)
+  t.match(await fails(t, { HOST: '192.0.2.1' }), /^HOST 192.0.2.1 is not an address/m)
   t.match(await fails(t, { NODE_ENV: 'production' }), /^AUTH_SECRET is not set/)
   const folder = temporaryFolder(t)
   writeFileSync(join(folder, 'notes.txt'), 'This is no database, whatever its name may say.')
