@@ -83,8 +83,7 @@ export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
     async handler(request, reply, caller) {
       const { account, store } = caller
       const { id } = request.params as { id: string }
-      const { grace_seconds = 0, expires_at } = request.body
-      assertFuture(expires_at)
+      const { grace_seconds = 0, ...changes } = request.body
       const key = newApiKeyText()
       const options = { ifMatch: ifMatchOf(request), verb: 'rotate' }
       const before: ApiKeyRow[] = []
@@ -93,13 +92,16 @@ export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
         id,
         async (old) => {
           before.push(old)
+          const { expires_at = old.expires_at } = changes
+          assertFuture(expires_at)
           const grace = (await hasItsRole(old, caller)) ? grace_seconds : 0
+          const graceEnd = new Date(Date.now() + grace * 1000).toISOString()
           return {
             ...keptOf(key),
             owner_id: account.owner,
             previous_hash: old.hash,
-            previous_expires_at: earlier(Date.now() + grace * 1000, old.expires_at),
-            ...(expires_at === undefined ? {} : { expires_at })
+            previous_expires_at: earliest(graceEnd, old.expires_at, expires_at),
+            ...changes
           }
         },
         options
@@ -128,16 +130,16 @@ async function hasItsRole(
 }
 
 /** @throws ApiError `validation_failed` */
-function assertFuture(expiresAt: string | null | undefined): void {
-  if (!expiresAt || Date.parse(expiresAt) > Date.now()) return
-  const detail = 'is in the past'
+function assertFuture(expiresAt: string | null): void {
+  if (expiresAt === null || Date.parse(expiresAt) > Date.now()) return
+  const detail = 'is in the past: send a later one, or null for a key that does not expire'
   throw new ApiError('validation_failed', `body /expires_at: ${detail}.`, {
     errors: [{ in: 'body', pointer: '/expires_at', detail }]
   })
 }
 
-/** A key that ends by itself does not live longer for having been rotated. */
-function earlier(graceEnd: number, expiresAt: string | null): string {
-  const end = expiresAt === null ? graceEnd : Math.min(graceEnd, Date.parse(expiresAt))
-  return new Date(end).toISOString()
+/** When the old of two keys ends: it lives no longer than its row, neither as it was nor as it is. */
+function earliest(graceEnd: string, ...ends: readonly (string | null)[]): string {
+  const times = [graceEnd, ...ends].flatMap((end) => (end === null ? [] : [Date.parse(end)]))
+  return new Date(Math.min(...times)).toISOString()
 }

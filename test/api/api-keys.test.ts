@@ -217,6 +217,32 @@ for (const on of testStorages)
       t.equal(answer.headers['www-authenticate'], 'Bearer')
     })
 
+    t.test('the old key ends with its row, which rotating may bring nearer', async (t) => {
+      const { id, key } = await create()
+      const soon = new Date(Date.now() + 60_000).toISOString()
+      const body = { expires_at: soon, grace_seconds: 3600 }
+      const rotated = await admin.send('POST', `/api-keys/${id}/rotate`, body)
+      t.match(rotated.json(), { expires_at: soon, previous_expires_at: soon })
+      t.equal(await statusOf(api.as(key)), 200)
+    })
+
+    t.test('a key that has expired is rotated with a new expiry only', async (t) => {
+      const late = new Date(Date.now() - 1).toISOString()
+      const { id, key } = await create()
+      await changeKey(storage, id, { expires_at: late })
+      const rotate = (body: object) => admin.send('POST', `/api-keys/${id}/rotate`, body)
+      t.match((await rotate({})).json(), {
+        status: 400,
+        detail: /send a later one/,
+        errors: [{ in: 'body', pointer: '/expires_at' }]
+      })
+      t.match((await rotate({ expires_at: late })).json(), { status: 400, detail: /in the past/ })
+      const rotated = await rotate({ expires_at: null })
+      t.match(rotated.json(), { expires_at: null, previous_expires_at: late })
+      const as = await elsewhere()
+      t.strictSame([await statusOf(as(key)), await statusOf(as(rotated.json().key))], [401, 200])
+    })
+
     t.test('its use is written beside the request, and not audited', async (t) => {
       const { id, key } = await create()
       const unwritten = await troubled.trouble(brokenCommit('unavailable'), () =>
