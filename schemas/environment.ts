@@ -33,7 +33,7 @@ export const Environment = Type.Object({
   CORS_ORIGIN: Type.Optional(
     Type.String({
       description:
-        'Origins of browser pages that may call the API, with commas between, or *. None when unset.'
+        'Origins of browser pages that may call the API, such as https://app.example.com, with commas between, or *. None when unset.'
     })
   ),
   BODY_LIMIT: Type.Integer({

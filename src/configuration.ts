@@ -60,8 +60,8 @@ function isProxy(text: string): boolean {
 }
 
 /** The origins that pages may call from; `*` alone is any. */
-export function originsOf({ CORS_ORIGIN = '' }: Pick<Environment, 'CORS_ORIGIN'>): string[] {
-  return CORS_ORIGIN.split(',').map((each) => each.trim())
+export function originsOf({ CORS_ORIGIN }: Pick<Environment, 'CORS_ORIGIN'>): string[] {
+  return CORS_ORIGIN?.split(',').map((each) => each.trim()) ?? []
 }
 
 /** Whoever names an origin means no other, and * would allow all. */
@@ -69,6 +69,18 @@ function assertOrigins(env: Environment): void {
   const origins = originsOf(env)
   if (origins.length > 1 && origins.includes('*'))
     throw new ConfigurationError('CORS_ORIGIN is either * or a list without it.')
+  for (const origin of origins)
+    if (origin !== '*' && !isOrigin(origin))
+      throw new ConfigurationError(
+        `CORS_ORIGIN has no origin in "${origin}": write it as browsers send it, such as https://app.example.com. See .env.example.`
+      )
+}
+
+/** They are compared as text: a path, a capital or the usual port would match nothing. */
+function isOrigin(text: string): boolean {
+  if (!URL.canParse(text)) return false
+  const { protocol, host } = new URL(text)
+  return text === `${protocol}//${host}` && host !== '' && !host.includes('*')
 }
 
 /** They are not repeated: there are passwords in them. */

@@ -43,6 +43,13 @@ t.test('variables have types, ranges and defaults', async (t) => {
     ['TRUST_PROXY', '::1/129'],
     ['TRUST_PROXY', '10.0.0.1/8/5'],
     ['CORS_ORIGIN', '*,https://app.example.com'],
+    ['CORS_ORIGIN', 'https://app.example.com/'],
+    ['CORS_ORIGIN', 'https://app.example.com,'],
+    ['CORS_ORIGIN', 'https://App.example.com'],
+    ['CORS_ORIGIN', 'https://app.example.com:443'],
+    ['CORS_ORIGIN', 'https://*.example.com'],
+    ['CORS_ORIGIN', 'app.example.com'],
+    ['CORS_ORIGIN', 'localhost:8080'],
     ['LLM_CACHE_MAX_ENTRIES', '99999999999'],
     ['SQLITE_PATH', ':memory:'],
     ['SUPABASE_DB_URL', 'mysql://x'],
@@ -64,7 +71,8 @@ t.test('what is meant is taken', async (t) => {
   for (const [name, value] of [
     ['TRUST_PROXY', 'loopback, 10.0.0.0/8,192.0.2.1/32, ::1/128,2001:db8::1'],
     ['CORS_ORIGIN', '*'],
-    ['CORS_ORIGIN', 'https://a.example.com, https://b.example.com'],
+    ['CORS_ORIGIN', 'https://a.example.com, http://localhost:8080,http://[::1]:8080'],
+    ['CORS_ORIGIN', 'capacitor://localhost'],
     ['DATABASE_URL', 'postgres://ada:secret@/app?host=/var/run/postgresql'],
     ['DATABASE_URL', 'postgresql:///app'],
     ['REDIS_URL', 'rediss://:secret@[::1]:6379/1']
