@@ -52,6 +52,12 @@ export const answerHeaders = {
     schema: Type.String(),
     example: 'Bearer'
   },
+  'Accept-Encoding': {
+    description: 'How a body may be encoded; where that was what is wrong.',
+    required: false,
+    schema: Type.String(),
+    example: 'identity'
+  },
   'Retry-After': {
     description:
       'Seconds to wait before the request may be repeated; absent where that might do it twice.',

@@ -19,6 +19,7 @@ export function readJsonBodies(app: FastifyInstance): void {
 
 function read(request: FastifyRequest, body: Buffer): unknown {
   assertUtf8Type(request.headers['content-type'])
+  assertUncompressed(request.headers['content-encoding'])
   const text = decode(body)
   // Many clients send the type with every request, body or not.
   if (text === '' && !expectsBody(request)) return undefined
@@ -32,6 +33,14 @@ function assertUtf8Type(contentType = ''): void {
   const [, charset] = /;\s*charset\s*=\s*"?([^\s";]*)/i.exec(contentType) ?? []
   if (charset !== undefined && !/^utf-?8$/i.test(charset))
     throw new ApiError('unsupported_media_type', 'Send JSON in UTF-8.')
+}
+
+/** Bodies are read as they come: what is small when compressed could be of any size. */
+function assertUncompressed(encoding = ''): void {
+  if (encoding !== '' && !/^identity$/i.test(encoding))
+    throw new ApiError('unsupported_media_type', 'Send the body uncompressed.', {
+      headers: { 'accept-encoding': 'identity' }
+    })
 }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true })

@@ -257,7 +257,7 @@ const meanings: Readonly<Record<number, string>> = {
   408: 'The request did not arrive in time.',
   412: 'The row is not at the version of If-Match; or, for a PUT, it is there despite If-None-Match.',
   413: 'The body is too large.',
-  415: 'The body is not JSON.',
+  415: 'The body is not JSON, or compressed.',
   422: 'It is well-formed but not acceptable.',
   429: 'Too many requests.',
   431: 'The request line and headers are too long.',

@@ -81,6 +81,7 @@ function withHeaders(response: Response, more: readonly string[]): Response {
 
 function headersOfProblem(status: number): string[] {
   if (status === 401) return ['WWW-Authenticate']
+  if (status === 415) return ['Accept-Encoding']
   return status === 429 || status === 503 ? ['Retry-After'] : []
 }
 

@@ -1,4 +1,5 @@
 import type { AddressInfo } from 'node:net'
+import { gzipSync } from 'node:zlib'
 import type { InjectOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import { encodeCursor, listDigest } from '../../adapters/storage/cursor.js'
@@ -228,7 +229,11 @@ const contentTypes: Bad[] = [
 contentTypes.push(
   ['unsupported_media_type', 'POST', '/flows', '{"name":"x"}'],
   ['unsupported_media_type', 'POST', '/flows/f/deploy', 'x', { 'content-type': 'text/plain' }],
-  ['unsupported_media_type', 'DELETE', '/flows/f', 'x']
+  ['unsupported_media_type', 'DELETE', '/flows/f', 'x'],
+  ...['gzip', 'br', 'identity, gzip', 'no such'].map((encoding): Bad => {
+    const headers = { ...json, 'content-encoding': encoding }
+    return ['unsupported_media_type', 'POST', '/flows', '{"name":"x"}', headers]
+  })
 )
 
 const ids: Bad[] = [
@@ -724,6 +729,18 @@ async function validExtremes(t: Test, on: TestStorage) {
       const answer = await admin.send('PATCH', '/flows/f', '\ufeff{"name":"Größe"}', headers)
       t.equal(answer.json().name, 'Größe', type)
     }
+  })
+
+  t.test('what is not compressed says so, and what is compressed is told', async (t) => {
+    for (const encoding of ['identity', 'Identity', '']) {
+      const headers = { ...json, 'content-encoding': encoding }
+      const answer = await admin.send('PATCH', '/flows/f', { name: 'F' }, headers)
+      t.equal(answer.statusCode, 200, encoding)
+    }
+    const headers = { ...json, 'content-encoding': 'gzip' }
+    const answer = await admin.send('POST', '/flows', gzipSync('{"name":"x"}'), headers)
+    t.match(answer.json(), { code: 'unsupported_media_type', detail: /uncompressed/ })
+    t.equal(answer.headers['accept-encoding'], 'identity')
   })
 
   t.test('no body where none is needed, whatever Content-Type says', async (t) => {
