@@ -3,7 +3,13 @@ import type { ErrorObject } from 'ajv'
 import type { ProviderSettings } from '../adapters/llm/registry.js'
 import { type StorageEntry, storages } from '../adapters/storage/registry.js'
 import { Environment, LlmProviders } from '../schemas/environment.js'
-import { compiledWhenNeeded, createAjv, describeViolation, readingText } from './validator.js'
+import {
+  compiledWhenNeeded,
+  createAjv,
+  describeViolation,
+  pointerOf,
+  readingText
+} from './validator.js'
 
 /** A mistake in the configuration: the message names the variable and is for the operator. */
 export class ConfigurationError extends Error {
@@ -141,10 +147,10 @@ function parseProviders(text: string): LlmProviders {
     throw new ConfigurationError('LLM_PROVIDERS is not valid JSON. See .env.example.')
   }
   if (checkProviders(providers)) return providers as LlmProviders
-  const [error] = checkProviders.errors ?? []
-  const where = error?.instancePath || 'as a whole'
+  const [error] = checkProviders.errors as [ErrorObject]
+  const where = pointerOf(error) || 'as a whole'
   throw new ConfigurationError(
-    `LLM_PROVIDERS ${where}: ${describeViolation(error as ErrorObject)}. See .env.example.`
+    `LLM_PROVIDERS ${where}: ${describeViolation(error)}. See .env.example.`
   )
 }
 

@@ -13,7 +13,7 @@ import { StorageError, type StorageErrorCode } from '../adapters/storage/errors.
 import type { Problem } from '../schemas/problem.js'
 import { resources } from '../schemas/registry.js'
 import { ApiError, type ProblemCode } from './problems.js'
-import { describeViolation } from './validator.js'
+import { describeViolation, isAboutNull, pointerOf } from './validator.js'
 
 /** More would help nobody, and a body can hold thousands of unknown fields. */
 const MOST_ERRORS = 20
@@ -180,19 +180,14 @@ function fromValidation(
   context: keyof typeof places = 'body'
 ): ApiError {
   const errors = found
+    .filter((each) => !isAboutNull(each))
     .slice(0, MOST_ERRORS)
     .map((each): NonNullable<Problem['errors']>[number] => ({
       in: places[context],
-      pointer: each.instancePath + childPointer(each.params),
+      pointer: pointerOf(each),
       detail: describeViolation(each)
     }))
   const [first] = errors
   const where = first?.pointer ? `${first.in} ${first.pointer}` : first?.in
   return new ApiError('validation_failed', `${where}: ${first?.detail}.`, { errors })
-}
-
-/** For a missing or unknown property, the property rather than the object around it. */
-function childPointer(params: Record<string, unknown>): string {
-  const name = params.missingProperty ?? params.additionalProperty
-  return typeof name === 'string' ? `/${name.replaceAll('~', '~0').replaceAll('/', '~1')}` : ''
 }

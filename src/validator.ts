@@ -114,6 +114,22 @@ export function createAjv(options: Options = {}): Ajv {
   return ajv
 }
 
+/** Of a nullable field Ajv also says that it is not null, and that none of both fits. */
+export function isAboutNull({ keyword, params }: Pick<ErrorObject, 'keyword' | 'params'>): boolean {
+  return keyword === 'anyOf' || (keyword === 'type' && params.type === 'null')
+}
+
+/** JSON pointer to what is wrong: to a missing or unknown property, not to the object around it. */
+export function pointerOf({
+  instancePath,
+  params
+}: Pick<ErrorObject, 'instancePath' | 'params'>): string {
+  const name = params.missingProperty ?? params.additionalProperty
+  return typeof name === 'string'
+    ? `${instancePath}/${name.replaceAll('~', '~0').replaceAll('/', '~1')}`
+    : instancePath
+}
+
 /** What is wrong with a value, to go after its name. */
 export function describeViolation(
   error: Pick<ErrorObject, 'keyword' | 'params'> & { message?: string | undefined }

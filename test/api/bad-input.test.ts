@@ -755,6 +755,19 @@ async function validExtremes(t: Test, on: TestStorage) {
   })
 }
 
+t.test('each fault of a field is told once', async (t) => {
+  const admin = await (await testApi(t)).register()
+  for (const [url, body, detail] of [
+    ['/flows/f', { name, template_id: 5 }, 'must be string'],
+    ['/flows/f', { name, template_id: ' ' }, 'must match pattern'],
+    ['/secrets/S', { value: 'v', expires_at: 'soon' }, 'is not a time']
+  ] as const) {
+    const { errors } = (await admin.send('PUT', url, body)).json()
+    t.match(errors, [{ detail: new RegExp(`^${detail}`) }])
+    t.equal(errors.length, 1)
+  }
+})
+
 t.test('the body limit follows the configuration', async (t) => {
   const api = await testApi(t, { env: { BODY_LIMIT: '2048' } })
   const admin = await api.register()

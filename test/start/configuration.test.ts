@@ -149,6 +149,20 @@ t.test(
   }
 )
 
+t.test('what is wrong with an LLM provider is named', async (t) => {
+  const provider = { name: 'local', url: 'http://127.0.0.1/v1', key: 'k', model: 'm' }
+  for (const [providers, message] of [
+    ['[', 'is not valid JSON'],
+    ['{}', 'as a whole: must be array'],
+    ['[{"name":"x"}]', '/0/url: is required'],
+    [JSON.stringify([provider, { ...provider, modle: 'm' }]), '/1/modle: is not a known field']
+  ] as const)
+    t.throws(() => readProviders(readEnvironment({ LLM_PROVIDERS: providers })), {
+      name: 'ConfigurationError',
+      message: new RegExp(`^LLM_PROVIDERS ${message}`)
+    })
+})
+
 t.test('production refuses missing and guessable keys, and names the variable', async (t) => {
   const good = { NODE_ENV: 'production', AUTH_SECRET: key(), ENCRYPTION_KEY: key() }
   t.equal(loadKeys(readEnvironment(good), sqlite).origin, null)
