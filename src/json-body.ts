@@ -1,5 +1,13 @@
-import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { TSchema } from '@sinclair/typebox'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { ApiError } from './problems.js'
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** Whether no body is taken as `{}`. */
+    mayLackBody?: boolean
+  }
+}
 
 /** Reads JSON bodies, and makes every other type of content an error. */
 export function readJsonBodies(app: FastifyInstance): void {
@@ -17,12 +25,28 @@ export function readJsonBodies(app: FastifyInstance): void {
   )
 }
 
+/** Whether a body may be left out, as all of its fields may be. */
+export function mayBeAbsent({ required = [], minProperties = 0 }: TSchema): boolean {
+  return required.length === 0 && minProperties === 0
+}
+
+/** A hook for routes whose body may be left out. */
+export function takeNoneAsEmpty(
+  request: FastifyRequest,
+  _reply: FastifyReply,
+  done: () => void
+): void {
+  if (request.body === undefined) request.body = {}
+  done()
+}
+
 function read(request: FastifyRequest, body: Buffer): unknown {
   assertUtf8Type(request.headers['content-type'])
   assertUncompressed(request.headers['content-encoding'])
   const text = decode(body)
   // Many clients send the type with every request, body or not.
-  if (text === '' && !expectsBody(request)) return undefined
+  if (text === '' && (!expectsBody(request) || request.routeOptions.config.mayLackBody))
+    return undefined
   const value = parse(text)
   if (!expectsBody(request) && !isEmptyObject(value)) refuseBody()
   return value

@@ -4,6 +4,7 @@ import { Problem } from '../schemas/problem.js'
 import { type Role, roles } from '../schemas/resource.js'
 import type { Account } from './accounts.js'
 import type { AnswerHeaderName } from './answer-headers.js'
+import { mayBeAbsent, takeNoneAsEmpty } from './json-body.js'
 import { evenUnderPressure } from './overload.js'
 import { ApiError } from './problems.js'
 import type { IfMatch, Store } from './store.js'
@@ -94,15 +95,18 @@ export function route<
 >(app: FastifyInstance, declared: Route<Params, Query, Body, Access>): void {
   const { method, url, role, operation, params, query, body, limited, handler } = declared
   const counts = limited ? rateLimitHeaders : []
+  const mayLackBody = body !== undefined && mayBeAbsent(body)
   app.route({
     method,
     url,
     config: {
       role,
+      mayLackBody,
       ...(limited === true ? { rateLimit: app.signInLimit } : {}),
       ...(declared.evenUnderPressure ? evenUnderPressure : {})
     },
     ...(typeof limited === 'function' ? { onRequest: limited } : {}),
+    ...(mayLackBody ? { preValidation: takeNoneAsEmpty } : {}),
     // HEAD would do all that GET does: for a stream that is not to be had for nothing.
     exposeHeadRoute: !Object.values(declared.answers).some(({ mediaType }) => mediaType),
     schema: {

@@ -1,19 +1,26 @@
 import { STATUS_CODES } from 'node:http'
+import type { TSchema } from '@sinclair/typebox'
 import type { Problem } from '../schemas/problem.js'
 import { answerHeaders } from './answer-headers.js'
+import { mayBeAbsent } from './json-body.js'
 import { type ProblemCode, problems } from './problems.js'
 
 /** The parts of an OpenAPI document that are rewritten here. */
 interface Document {
   readonly paths?: Readonly<Record<string, Readonly<Record<string, Operation>> | undefined>>
-  components?: Record<string, unknown>
+  components?: Record<string, unknown> & { readonly schemas?: Readonly<Record<string, TSchema>> }
 }
 interface Operation {
   parameters?: readonly (Parameter | Reference)[]
+  readonly requestBody?: RequestBody
   responses: Record<string, Response | Reference>
 }
 interface Parameter {
   readonly name: string
+}
+interface RequestBody {
+  required?: boolean
+  readonly content: Readonly<Record<string, { readonly schema: Reference }>>
 }
 interface Response {
   readonly description: string
@@ -44,6 +51,7 @@ export function shareComponents(document: Document): void {
   const responses: Record<string, unknown> = {}
   for (const operation of operationsOf(document)) {
     if (operation.parameters) operation.parameters = operation.parameters.map(shareParameter)
+    if (operation.requestBody) markOptional(operation.requestBody, document)
     for (const [status, response] of Object.entries(operation.responses))
       operation.responses[status] = shareResponse(Number(status), response as Response)
   }
@@ -67,6 +75,12 @@ export function shareComponents(document: Document): void {
     )
     return { $ref: `#/components/responses/${component}` }
   }
+}
+
+/** The plugin has it that every body is required. */
+function markOptional(body: RequestBody, { components }: Document): void {
+  const name = body.content['application/json']?.schema.$ref.split('/').at(-1) as string
+  body.required = !mayBeAbsent(components?.schemas?.[name] as TSchema)
 }
 
 function operationsOf({ paths = {} }: Document): Operation[] {

@@ -81,7 +81,6 @@ const wrongTypes: Bad[] = [
   ['validation_failed', 'PUT', '/flows/f', {}],
   ['validation_failed', 'PUT', '/secrets/S', { value: 5 }],
   ['validation_failed', 'PUT', '/secrets/S', {}],
-  ['validation_failed', 'POST', '/flows/f/executions'],
   ['validation_failed', 'POST', '/auth/login', { email: ['a@b.cd'], password: 'x' }],
   ['validation_failed', 'POST', '/auth/login', { email: 'a@b.cd', password: { $ne: '' } }],
   ['validation_failed', 'POST', '/auth/refresh', { refresh_token: 5 }]
@@ -747,6 +746,23 @@ async function validExtremes(t: Test, on: TestStorage) {
     for (const body of ['', '{}', ' {} '])
       t.equal((await admin.send('POST', '/flows/f/deploy', body, json)).statusCode, 200, body)
     t.equal((await admin.send('DELETE', '/connections/c', '', json)).statusCode, 204)
+  })
+
+  t.test('no body where all of it may be left out', async (t) => {
+    const { id } = (await admin.send('POST', '/api-keys', { name: 'K' })).json()
+    for (const [url, status] of [
+      ['/flows/f/executions', 201],
+      ['/templates/t/flows', 201],
+      [`/api-keys/${id}/rotate`, 200]
+    ] as const) {
+      t.equal((await admin.send('POST', url)).statusCode, status, url)
+      t.equal((await admin.send('POST', url, '', json)).statusCode, status, url)
+      t.equal((await admin.send('POST', url, 'null', json)).statusCode, 400, url)
+    }
+    const key = { 'idempotency-key': 'none' }
+    const first = await admin.send('POST', '/flows/f/executions', undefined, key)
+    const repeat = await admin.send('POST', '/flows/f/executions', {}, key)
+    t.strictSame(repeat.json(), first.json())
   })
 
   t.test('lists at their longest', async (t) => {
