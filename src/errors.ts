@@ -27,7 +27,11 @@ export function sendError(error: unknown, request: FastifyRequest, reply: Fastif
   return sendProblem(problem, request, reply)
 }
 
-export function sendProblem(error: ApiError, request: FastifyRequest, reply: FastifyReply) {
+export function sendProblem(
+  error: ApiError,
+  request: Pick<FastifyRequest, 'id'>,
+  reply: FastifyReply
+) {
   // A path that cannot be read comes here without the hooks that set this for all others.
   reply.header('x-request-id', request.id)
   // Every 401 must say how to sign in (RFC 9110, 15.5.2).

@@ -2,8 +2,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { Environment } from '../schemas/environment.js'
 
-/** For streams that are ended by then, to say so. */
-const LAST_WORDS_MS = 1000
+/**
+ * For what is ended by then, to say so: more than the second that Node keeps a connection after its
+ * answer.
+ */
+const LAST_WORDS_MS = 2000
 /** For the storage to write what it has accepted. */
 const FLUSH_MS = 5000
 /** About what a load balancer takes that looks every second or two. */

@@ -2,6 +2,7 @@ import { Type } from '@sinclair/typebox'
 import type { FastifyInstance } from 'fastify'
 import type { Storage } from '../../adapters/storage/port.js'
 import { Health, Readiness } from '../../schemas/status.js'
+import { sendProblem } from '../errors.js'
 import { ApiError } from '../problems.js'
 import { route } from '../route.js'
 
@@ -34,12 +35,15 @@ export function statusRoutes(app: FastifyInstance, dependencies: StatusDependenc
       200: { description: 'The storage answers.', schema: Type.Ref(Readiness.$id as string) }
     },
     problems: [503],
-    async handler() {
-      if (stopping?.aborted) throw new ApiError('not_ready', 'The server is stopping.')
-      if (app.isUnderPressure())
-        throw new ApiError('not_ready', 'The server is overloaded.', {
-          headers: { 'retry-after': '1' }
-        })
+    async handler(request, reply) {
+      // Neither is an error to be logged each time that a monitor asks.
+      if (stopping?.aborted)
+        return sendProblem(new ApiError('not_ready', 'The server is stopping.'), request, reply)
+      if (app.isUnderPressure()) {
+        const headers = { 'retry-after': '1' }
+        const overloaded = new ApiError('not_ready', 'The server is overloaded.', { headers })
+        return sendProblem(overloaded, request, reply)
+      }
       try {
         const { migration } = await storage.ping()
         return { status: 'ready', storage: storage.kind, migration }

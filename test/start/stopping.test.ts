@@ -68,6 +68,7 @@ t.test('it says that it is not ready while it still serves; a second signal ends
   t.equal(written.status, 201)
   child.signal('SIGTERM')
   t.equal(await child.ended(), 1, 'at once, long before the delay is over')
+  t.notMatch(child.output(), /"level":[456]0/, 'nothing has failed')
 })
 
 t.test('what is under way ends in its own time, and what came of it is kept', async (t) => {
@@ -127,6 +128,27 @@ t.test('what takes longer than its time is ended', async (t) => {
   t.match(events, [{ event: 'error', data: { status: 503, code: 'unavailable' } }])
   t.equal(await child.ended(), 0)
   t.match(child.output(), /cutting requests/)
+})
+
+t.test('what was ended and answered is not said to be cut', async (t) => {
+  const upstream = await startUpstream(t, () => {})
+  const { child, port, token } = await startSignedIn(t, {
+    OPENAI_API_KEY: 'key',
+    OPENAI_BASE_URL: upstream.url,
+    SHUTDOWN_TIMEOUT_MS: '1'
+  })
+  const body = JSON.stringify({ prompt: 'Hi' })
+  // Which the client keeps open.
+  const asking = connect(port, '127.0.0.1')
+  const answer = readAll(asking as never)
+  asking.write(
+    `POST /api/llm/complete HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`
+  )
+  await upstream.received(0)
+  child.signal('SIGTERM')
+  t.match(await answer, /^HTTP\/1.1 503 .*"unavailable"/s)
+  t.equal(await child.ended(), 0)
+  t.notMatch(child.output(), /cutting requests/)
 })
 
 t.test('so is a stream that begins after the signal, with no other under way', async (t) => {
