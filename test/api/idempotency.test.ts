@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import type { LightMyRequestResponse } from 'fastify'
 import t from 'tap'
 import { openLocalIdentity } from '../../adapters/identity/local.js'
@@ -7,6 +7,7 @@ import { StorageError } from '../../adapters/storage/errors.js'
 import { ACROSS_TENANTS, type Storage, type TenantId } from '../../adapters/storage/port.js'
 import { idempotencyKeys } from '../../schemas/idempotency-keys.js'
 import { users } from '../../schemas/users.js'
+import { createKeyring, type EncryptionKey } from '../../src/encryption.js'
 import { cheapHasher, type Person, type Send, testApi } from '../support/api.js'
 import { testStorages } from '../support/storages.js'
 import { brokenCommit, troubledStorage } from '../support/troubled-storage.js'
@@ -183,6 +184,22 @@ for (const on of testStorages)
       const answer = await troubled.trouble(commit ? { commit } : {}, post)
       t.equal(answer.statusCode, 201)
       t.strictSame(kept(await post()), kept(answer))
+    })
+
+    t.test('a repeat is known while the encryption key that was first is there', async (t) => {
+      const old = { id: 'old', key: randomBytes(32) }
+      const next = { id: 'next', key: randomBytes(32) }
+      const { key } = (await send('POST', '/api-keys', { name: 'K', role: 'editor' })).json()
+      const body = { name: randomUUID() }
+      const idempotencyKey = randomUUID()
+      const post = async (...keys: [EncryptionKey, ...EncryptionKey[]]) => {
+        const { as } = await testApi(t, { on, storage, keyring: createKeyring(keys) })
+        return repeatable(as(key), '/flows', body, idempotencyKey)()
+      }
+      const first = await post(old)
+      t.equal(first.statusCode, 201)
+      t.strictSame(kept(await post(next, old)), kept(first))
+      t.equal((await post(next)).json().code, 'idempotency_key_reused')
     })
 
     t.test('a record that is over counts no more', async (t) => {
