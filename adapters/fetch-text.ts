@@ -1,3 +1,5 @@
+import { reasonOf } from './reason.js'
+
 /** Causes of a failed `fetch` that lie before the request: nothing was sent. */
 const beforeSending =
   /^(ECONNREFUSED|ENOTFOUND|EAI_|EHOSTUNREACH|ENETUNREACH|UND_ERR_CONNECT|CERT_|ERR_TLS|ERR_SSL|SELF_SIGNED|DEPTH_ZERO|UNABLE_TO_)/
@@ -10,9 +12,9 @@ export class NoAnswer extends Error {
   constructor(cause: unknown) {
     const outer = cause as NodeJS.ErrnoException & { cause?: NodeJS.ErrnoException }
     // The built-in fetch says no more than that it failed; its cause says why.
-    const { message, code } = outer.cause ?? outer
-    super(message || code || outer.message, { cause })
-    this.wasSent = !beforeSending.test(code ?? '')
+    const inner = outer.cause ?? outer
+    super(reasonOf(inner), { cause })
+    this.wasSent = !beforeSending.test(inner.code ?? '')
   }
 }
 

@@ -4,6 +4,7 @@ import {
   migrationSql,
   migrationStatus
 } from '../adapters/storage/postgres-migrate.js'
+import { runCommand } from './command.js'
 import { loadEnvironmentFiles, readEnvironment } from './configuration.js'
 
 const usage = `Usage: npm run migrate [-- status | --print]
@@ -42,12 +43,6 @@ function fail(text: string): number {
   return 2
 }
 
-main(process.argv.slice(2)).then(
-  (code) => {
-    process.exitCode = code
-  },
-  (error: unknown) => {
-    process.stderr.write(`${(error as Error).message}\n`)
-    process.exitCode = 1
-  }
-)
+runCommand(async () => {
+  process.exitCode = await main(process.argv.slice(2))
+})

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import pg from 'pg'
+import { reasonOf } from '../reason.js'
 import { StorageError } from './errors.js'
 import { meaningOf } from './sql-functions.js'
 
@@ -128,10 +129,15 @@ export function openConnections(options: Required<ConnectionOptions>): Connectio
   }
 
   async function connectAndSend(waiting: readonly Waiting[]): Promise<void> {
-    const client = await pool.connect().catch((error) => {
+    let client: pg.PoolClient
+    try {
+      // It may throw, too: for a certificate that is no more there.
+      client = await pool.connect()
+    } catch (error) {
       for (const { reject } of waiting) reject(unavailable(error))
-    })
-    if (client) sendAll(client, waiting)
+      return
+    }
+    sendAll(client, waiting)
   }
 
   function sendAlone(statement: Statement): Promise<SqlRow[]> {
@@ -205,8 +211,7 @@ function wasNeverSent(error: unknown): boolean {
 }
 
 export function unavailable(cause: unknown): StorageError {
-  const { message } = cause as Error
-  return new StorageError('unavailable', { cause }, `Postgres cannot be used: ${message}`)
+  return new StorageError('unavailable', { cause }, `Postgres cannot be used: ${reasonOf(cause)}`)
 }
 
 /** The SQLSTATE, or undefined where it was not the server that failed. */

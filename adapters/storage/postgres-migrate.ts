@@ -5,6 +5,7 @@ import {
   readMigrations,
   unknownMigrations
 } from './migrations.js'
+import { stateOf, unavailable } from './postgres-connections.js'
 
 export interface MigrateOptions {
   /** The database, as a role that may create tables in its schema `public`. */
@@ -130,13 +131,28 @@ function withChecksums(applied: readonly AppliedRow[]) {
 }
 
 async function withClient<T>(url: string, run: (client: pg.Client) => Promise<T>): Promise<T> {
-  const client = new pg.Client({ connectionString: url, application_name: 'workflow-api migrate' })
-  // A connection that breaks fails the statement under way, too.
-  client.on('error', () => {})
-  await client.connect()
+  const client = await connect(url)
+  let broken = false
+  client.on('error', () => {
+    broken = true
+  })
   try {
     return await run(client)
+  } catch (error) {
+    throw broken || stateOf(error) ? unavailable(error) : error
   } finally {
     await client.end()
+  }
+}
+
+async function connect(connectionString: string): Promise<pg.Client> {
+  try {
+    const client = new pg.Client({ connectionString, application_name: 'workflow-api migrate' })
+    // What breaks fails the statement under way, too.
+    client.on('error', () => {})
+    await client.connect()
+    return client
+  } catch (error) {
+    throw unavailable(error)
   }
 }

@@ -47,5 +47,9 @@ await withStack(t, startPostgres, async (server) => {
     t.match(await migrate(['--print']), { code: 0, output: 'create table' }, 'needs no database')
     const DATABASE_URL = server.url('missing')
     t.match(await migrate([], { DATABASE_URL }), { code: 1, errors: /^.*missing.*\n$/ })
+    const readOnly = new URL(server.url(await server.createDatabase('empty')))
+    readOnly.searchParams.set('options', '-c default_transaction_read_only=on')
+    const refused = { code: 1, errors: /^Postgres cannot be used: .*read-only transaction\n$/ }
+    t.match(await migrate([], { DATABASE_URL: readOnly.href }), refused)
   })
 })

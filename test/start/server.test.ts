@@ -3,6 +3,7 @@ import { existsSync, statSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
+import { freePort } from '../support/free-port.js'
 import { startPostgres } from '../support/postgres-stack.js'
 import { startRedis } from '../support/redis.js'
 import { addressOf, runProgram, startServer } from '../support/server.js'
@@ -136,6 +137,26 @@ t.test('a mistake stops the start with a sentence, not a stack', async (t) => {
   const output = await fails(t, { SQLITE_PATH: './notes.txt' }, folder)
   t.match(output, 'not an SQLite database')
   t.notMatch(output, /^ +at /m)
+})
+
+t.test('a Postgres that cannot be used is told with the reason, in a line', async (t) => {
+  const folder = temporaryFolder(t)
+  // As on hosts where localhost has an address of each kind.
+  const addresses = '[{ address: "::1", family: 6 }, { address: "127.0.0.1", family: 4 }]'
+  const lookup = `import dns from "node:dns"; dns.lookup = (name, how, done) => done(null, ${addresses})`
+  const away = {
+    DATABASE_URL: `postgres://user@two.test:${await freePort()}/database`,
+    NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(lookup)}`
+  }
+  const bothTried = /^Postgres cannot be used: .*ECONNREFUSED 127\.0\.0\.1.*\n$/
+  t.match(await fails(t, away, folder), bothTried)
+  t.match(await runProgram('migrate', folder, away), { code: 1, output: bothTried })
+
+  const query = 'sslmode=verify-full&sslrootcert=missing.crt'
+  const uncertain = { DATABASE_URL: `postgres://user@127.0.0.1:1/database?${query}` }
+  const noFile = /^Postgres cannot be used: .*missing\.crt.*\n$/
+  t.match(await fails(t, uncertain, folder), noFile)
+  t.match(await runProgram('migrate', folder, uncertain), { code: 1, output: noFile })
 })
 
 t.test('a start that fails ends, though Redis is connected', async (t) => {
