@@ -33,6 +33,9 @@ const tag = 'llm'
 const DAY_MS = 24 * 60 * 60 * 1000
 /** Longest period of one report, in days. */
 const MOST_DAYS = 366
+/** Storages hold the years 1 to 9999, and a report ends where the day after its last begins. */
+const FIRST_DAY = '0001-01-01'
+const LAST_DAY = '9999-12-30'
 
 export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): void {
   const { env, providers, storage } = dependencies
@@ -213,7 +216,7 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
     async handler({ query }, _reply, { store }) {
       const { until = dayOf(new Date()) } = query
       assertDay('until', until)
-      const { since = dayOf(new Date(Date.parse(until) - 30 * DAY_MS)) } = query
+      const { since = monthBefore(until) } = query
       assertDay('since', since)
       assertPeriod(since, until)
       await usage.flush()
@@ -280,6 +283,11 @@ function inSpace(space: string): object {
   return { space }
 }
 
+function monthBefore(day: string): string {
+  const since = dayOf(new Date(Date.parse(day) - 30 * DAY_MS))
+  return since < FIRST_DAY ? FIRST_DAY : since
+}
+
 /** @throws ApiError `validation_failed` */
 function assertPeriod(since: string, until: string): void {
   const days = (Date.parse(until) - Date.parse(since)) / DAY_MS
@@ -291,7 +299,9 @@ function assertPeriod(since: string, until: string): void {
 function assertDay(name: string, text: string): void {
   const time = Date.parse(text)
   // JavaScript takes the 30th of February for the 2nd of March.
-  if (Number.isNaN(time) || dayOf(new Date(time)) !== text) refuse(name, 'is not a day')
+  const isDay = !Number.isNaN(time) && dayOf(new Date(time)) === text
+  if (!isDay || text < FIRST_DAY || text > LAST_DAY)
+    refuse(name, `is not a day from ${FIRST_DAY} to ${LAST_DAY}`)
 }
 
 function refuse(name: string, detail: string): never {

@@ -123,6 +123,8 @@ t.test('a report is for admins, of their own tenant, over a period that makes se
     'since=2026-02-30',
     'until=2026-02-30',
     'until=2026-99-99',
+    'since=0000-01-01&until=0000-02-01',
+    'until=9999-12-31',
     'since=2026-02-02&until=2026-02-01',
     'since=2024-01-01&until=2026-01-01'
   ])
@@ -144,6 +146,19 @@ t.test('a report of no first day begins 30 days before its last', async (t) => {
   t.match((await send('GET', '/llm/usage?since=2025-01-29&until=2026-01-31')).json(), {
     detail: /366 days/
   })
+})
+
+t.test('a report may be of the first days and of the last', async (t) => {
+  const { send } = await usageOn(t)
+  for (const query of [
+    'until=0001-01-01',
+    'until=0001-01-05',
+    'since=9999-12-30&until=9999-12-30'
+  ]) {
+    const report = await send('GET', `/llm/usage?${query}`)
+    t.equal(report.statusCode, 200, query)
+    t.strictSame(report.json(), [], query)
+  }
 })
 
 t.test('what is no number of tokens is none, to the caller and in the totals', async (t) => {
