@@ -60,7 +60,7 @@ export const answerHeaders = {
   },
   'Retry-After': {
     description:
-      'Seconds to wait before the request may be repeated; absent where that might do it twice.',
+      'Seconds to wait before the request may be repeated; absent where that might do it twice, or nobody knows.',
     required: false,
     schema: Type.Integer({ minimum: 0 }),
     example: 1

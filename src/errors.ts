@@ -50,60 +50,72 @@ export function toApiError(error: unknown): ApiError {
   return fromFastify(error as Partial<FastifyError>)
 }
 
-const fromStorageCode: Record<StorageErrorCode, (error: StorageError, one: string) => ApiError> = {
-  conflict: (error, one) =>
-    new ApiError(
-      'already_exists',
-      `There already is a ${one} with this ${error.fields.join(' and ')}. Choose another.`,
-      { cause: error }
-    ),
-  stale: (error, one) =>
-    new ApiError(
-      'precondition_failed',
-      `The ${one} has changed since: get it again, and send its new ETag.`,
-      { cause: error }
-    ),
-  not_found: (error, one) =>
-    new ApiError('not_found', `There is no ${one} ${error.key ?? ''}`.trimEnd().concat('.'), {
-      cause: error
-    }),
-  reference_missing: (error, one) =>
-    new ApiError(
-      'reference_not_found',
-      `What the ${one} refers to in ${error.fields.join(' and ')} does not exist.`,
-      { cause: error }
-    ),
-  reference_in_use: (error, one) =>
-    new ApiError('in_use', `Others refer to the ${one}: change or delete them first.`, {
-      cause: error
-    }),
-  bad_cursor: (error) =>
-    new ApiError(
-      'bad_cursor',
-      'The cursor was not made by this list, with this order and these filters. Start without one.',
-      { cause: error }
-    ),
-  unavailable: (error) =>
-    new ApiError('unavailable', 'The storage cannot be reached; nothing was changed. Try again.', {
-      cause: error,
-      headers: { 'retry-after': '1' }
-    }),
-  outcome_unknown: (error) =>
-    new ApiError(
-      'outcome_unknown',
-      'The storage did not answer, so the change may or may not be stored. Repeat it with the same Idempotency-Key.',
-      { cause: error }
-    ),
-  closed: (error) => new ApiError('unavailable', 'The server is stopping.', { cause: error }),
-  schema_outdated: (error) =>
-    new ApiError('unavailable', 'The database schema does not fit this release.', { cause: error }),
-  driver_missing: (error) =>
-    new ApiError('unavailable', 'The database driver is not installed.', { cause: error })
+interface Told {
+  readonly code: ProblemCode
+  /** Whether nothing was done, so that the same may be tried again in a moment. */
+  readonly retry?: true
+  readonly detail: (error: StorageError, one: string) => string
+}
+
+const told: Readonly<Record<StorageErrorCode, Told>> = {
+  conflict: {
+    code: 'already_exists',
+    detail: ({ fields }, one) =>
+      `There already is a ${one} with this ${fields.join(' and ')}. Choose another.`
+  },
+  stale: {
+    code: 'precondition_failed',
+    detail: (_, one) => `The ${one} has changed since: get it again, and send its new ETag.`
+  },
+  not_found: {
+    code: 'not_found',
+    detail: ({ key }, one) => `There is no ${[one, key].filter(Boolean).join(' ')}.`
+  },
+  reference_missing: {
+    code: 'reference_not_found',
+    detail: ({ fields }, one) =>
+      `What the ${one} refers to in ${fields.join(' and ')} does not exist.`
+  },
+  reference_in_use: {
+    code: 'in_use',
+    detail: (_, one) => `Others refer to the ${one}: change or delete them first.`
+  },
+  bad_cursor: {
+    code: 'bad_cursor',
+    detail: () =>
+      'The cursor was not made by this list, with this order and these filters. Start without one.'
+  },
+  unavailable: {
+    code: 'unavailable',
+    retry: true,
+    detail: () => 'The storage cannot be reached; nothing was changed. Try again.'
+  },
+  outcome_unknown: {
+    code: 'outcome_unknown',
+    detail: () =>
+      'The storage did not answer, so the change may or may not be stored. Repeat it with the same Idempotency-Key.'
+  },
+  closed: { code: 'unavailable', retry: true, detail: () => 'The server is stopping.' },
+  schema_outdated: {
+    code: 'unavailable',
+    retry: true,
+    detail: () => 'The database schema does not fit this release.'
+  },
+  driver_missing: {
+    code: 'unavailable',
+    retry: true,
+    detail: () => 'The database driver is not installed.'
+  }
 }
 
 function fromStorage(error: StorageError): ApiError {
+  const { code, retry, detail } = told[error.code]
   const resource = resources.find(({ name }) => name === error.resource)
-  return fromStorageCode[error.code](error, resource?.singular.replaceAll('_', ' ') ?? 'row')
+  const one = resource?.singular.replaceAll('_', ' ') ?? 'row'
+  return new ApiError(code, detail(error, one), {
+    cause: error,
+    ...(retry ? { headers: { 'retry-after': '1' } } : {})
+  })
 }
 
 const fromAccountCode: Record<AccountErrorCode, ProblemCode> = {

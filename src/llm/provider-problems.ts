@@ -32,10 +32,15 @@ export function toProviderProblem(error: unknown, provider: string): unknown {
   if (!(error instanceof LlmError)) return error
   const [code, detail] = told[error.code]
   const reason = error.reason ? ` (${error.reason})` : ''
-  const { retryAfter } = error
-  const isLimit = code === 'provider_rate_limited' && retryAfter !== undefined
+  const retryAfter = retryAfterOf(error)
   return new ApiError(code, detail(provider, reason), {
     cause: error,
-    ...(isLimit ? { headers: { 'retry-after': `${retryAfter}` } } : {})
+    ...(retryAfter === undefined ? {} : { headers: { 'retry-after': `${retryAfter}` } })
   })
+}
+
+/** Seconds after which to ask again, where they are known. */
+function retryAfterOf({ code, retryAfter }: LlmError): number | undefined {
+  if (code === 'cancelled') return 1
+  return code === 'rate_limited' ? retryAfter : undefined
 }

@@ -7,7 +7,7 @@ import type { FastifyInstance, LightMyRequestResponse } from 'fastify'
 import t from 'tap'
 import { openLocalIdentity } from '../../adapters/identity/local.js'
 import { AccountError, type Identity } from '../../adapters/identity/port.js'
-import { StorageError } from '../../adapters/storage/errors.js'
+import { StorageError, type StorageErrorCode } from '../../adapters/storage/errors.js'
 import type { Storage } from '../../adapters/storage/port.js'
 import { cheapHasher, type Send, testApi } from '../support/api.js'
 import { type ApiDocument, type DocumentedOperation, documentOf } from '../support/openapi.js'
@@ -161,20 +161,21 @@ t.test('a server that stops answers as documented until it has stopped', async (
   t.match(await received, /"status":"ready".+HTTP\/1.1 200.+"status":"ok"/s)
 })
 
-t.test('an unknown outcome is not to be repeated blindly, so no Retry-After', async (t) => {
+t.test('what is unavailable may be tried again, and an unknown outcome not blindly', async (t) => {
   const troubled = troubledStorage(await openMemoryStorage(t))
   const api = await testApi(t, { storage: troubled.storage })
   const { send } = await api.register()
-  const answer = (code: 'unavailable' | 'outcome_unknown') =>
+  const answer = (code: StorageErrorCode) =>
     troubled.trouble(
       broken(() => new StorageError(code)),
       () => send('POST', '/flows', { name: 'F' })
     )
-  const unavailable = await answer('unavailable')
-  t.equal(unavailable.headers['retry-after'], '1')
-  const unknown = await answer('outcome_unknown')
-  t.equal(unknown.statusCode, 503)
-  t.equal(unknown.headers['retry-after'], undefined)
+  for (const code of ['unavailable', 'closed', 'schema_outdated', 'driver_missing'] as const) {
+    const { statusCode, headers, json } = await answer(code)
+    t.match([statusCode, json().code, headers['retry-after']], [503, 'unavailable', '1'], code)
+  }
+  const { statusCode, headers, json } = await answer('outcome_unknown')
+  t.match([statusCode, json().code, headers['retry-after']], [503, 'outcome_unknown', undefined])
 })
 
 type Failure = readonly [number, string, () => Promise<LightMyRequestResponse>]

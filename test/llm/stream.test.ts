@@ -214,6 +214,8 @@ t.test('closing the server ends open streams with a problem when the time is up'
   const request = await upstream.received(0)
   const text = readAll(response)
   await api.app.close()
-  t.match(readEvents(await text), [{ event: 'error', data: { status: 503, code: 'unavailable' } }])
+  t.match(readEvents(await text), [
+    { event: 'error', data: { status: 503, code: 'unavailable', retry_after: 1 } }
+  ])
   await request.aborted
 })
