@@ -93,7 +93,7 @@ const told: Readonly<Record<StorageErrorCode, Told>> = {
   outcome_unknown: {
     code: 'outcome_unknown',
     detail: () =>
-      'The storage did not answer, so the change may or may not be stored. Repeat it with the same Idempotency-Key.'
+      'The storage did not answer, so the change may or may not be stored. Create again only with the same Idempotency-Key; read the row before you repeat anything else.'
   },
   closed: { code: 'unavailable', retry: true, detail: () => 'The server is stopping.' },
   schema_outdated: {

@@ -34,7 +34,7 @@ export const problems = {
   unknown_provider: {
     status: 400,
     title: 'Unknown LLM provider',
-    example: 'There is no provider acme. Known are: openai, local.'
+    example: 'There is no such provider. Known are: openai, local.'
   },
   unauthenticated: {
     status: 401,
@@ -147,7 +147,8 @@ export const problems = {
   password_refused: {
     status: 422,
     title: 'Password refused',
-    example: 'The password is known from a leak.'
+    example:
+      'The password is known from leaks, or a pattern, so that guessers try it early. Choose another.'
   },
   banned_term: {
     status: 422,
@@ -213,7 +214,8 @@ export const problems = {
   outcome_unknown: {
     status: 503,
     title: 'Outcome unknown',
-    example: 'The storage did not answer, so the change may or may not be stored.'
+    example:
+      'The storage did not answer, so the change may or may not be stored. Create again only with the same Idempotency-Key; read the row before you repeat anything else.'
   },
   not_ready: {
     status: 503,
