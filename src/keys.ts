@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { linkSync, mkdirSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs'
+import { linkSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import type { StorageEntry } from '../adapters/storage/registry.js'
 import type { Environment } from '../schemas/environment.js'
@@ -120,21 +120,34 @@ interface FoundKeys {
   readonly isNew: boolean
 }
 
-/** Linked into place whole, so that two processes that start together read the same keys. */
 function readOrMakeKeyFile(path: string): FoundKeys {
   const known = readKeyFile(path)
   if (known) return { keys: known, isNew: false }
-  mkdirSync(dirname(path), { recursive: true })
+  const isNew = makeKeyFile(path)
+  return { keys: readKeyFile(path) as KeyFile, isNew }
+}
+
+/**
+ * Linked into place whole, so that two processes that start together read the same keys. Returns
+ * false where the other was first.
+ */
+function makeKeyFile(path: string): boolean {
   const draft = `${path}.${process.pid}`
-  writeFileSync(draft, JSON.stringify(makeKeys()), { mode: 0o600 })
   try {
+    mkdirSync(dirname(path), { recursive: true })
+    writeFileSync(draft, JSON.stringify(makeKeys()), { mode: 0o600 })
     linkSync(draft, path)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+    return true
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException
+    if (code === 'EEXIST') return false
+    throw new ConfigurationError(
+      `The key file ${path} cannot be made (${code}). Make its folder writable, or set AUTH_SECRET and ENCRYPTION_KEY.`,
+      { cause }
+    )
   } finally {
-    unlinkSync(draft)
+    rmSync(draft, { force: true })
   }
-  return { keys: readKeyFile(path) as KeyFile, isNew: true }
 }
 
 /** Nobody signs in to a command, so that a secret which only tokens need may be any. */

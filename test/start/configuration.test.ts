@@ -1,6 +1,8 @@
 import { randomBytes } from 'node:crypto'
-import { statSync, writeFileSync } from 'node:fs'
+import fs, { statSync, writeFileSync } from 'node:fs'
+import { syncBuiltinESMExports } from 'node:module'
 import { join } from 'node:path'
+import { mock } from 'node:test'
 import t from 'tap'
 import { openMemory } from '../../adapters/storage/memory.js'
 import { type StorageEntry, storages } from '../../adapters/storage/registry.js'
@@ -202,6 +204,27 @@ t.test('keys are made once beside an SQLite file, for the owner alone', async (t
   t.throws(() => loadKeys(env, sqlite), { message: /app.db.keys cannot be read/ })
   writeFileSync(file, '{"auth_secret": "x"}')
   t.throws(() => loadKeys(env, sqlite), { message: /app.db.keys .* lacks/ })
+})
+
+t.test('keys that another process makes at the same time are those of both', async (t) => {
+  const folder = temporaryFolder(t)
+  const others = readEnvironment({ SQLITE_PATH: join(folder, 'other.db') })
+  const made = loadKeys(others, sqlite)
+  const { linkSync } = fs
+  t.teardown(() => {
+    mock.restoreAll()
+    syncBuiltinESMExports()
+  })
+  mock.method(fs, 'linkSync', (from: string, to: string) => {
+    linkSync(join(folder, 'other.db.keys'), to)
+    linkSync(from, to)
+  })
+  syncBuiltinESMExports()
+  const file = join(folder, 'app.db')
+  const found = loadKeys(readEnvironment({ SQLITE_PATH: file }), sqlite)
+  t.equal(found.authSecret, made.authSecret)
+  t.equal(found.origin, `kept in ${file}.keys`)
+  t.strictSame(fs.readdirSync(folder).sort(), ['app.db.keys', 'other.db.keys'])
 })
 
 t.test('without a file of its own a storage gets keys for one run', async (t) => {

@@ -300,6 +300,20 @@ t.test('a read-only folder', async (t) => {
   await holdsAll(t)
 })
 
+t.test('a folder in which no file can be made, and one that cannot be made', async (t) => {
+  const folder = temporaryFolder(t)
+  chmodSync(folder, 0o555)
+  for (const file of ['app.db', 'deep/app.db']) {
+    const env = { SQLITE_PATH: join(folder, file) }
+    const server = startServer(t, temporaryFolder(t), env, { under: unprivileged })
+    t.equal(await server.ended(), 1)
+    t.match(
+      server.output(),
+      new RegExp(`^The key file \\S+${file}.keys cannot be made \\(EACCES\\).*\n$`)
+    )
+  }
+})
+
 t.test('a file that becomes read-only under a server that has it open', async (t) => {
   const { file, admin, start, refuses, holdsAll } = await writtenFile(t, 'SIGTERM')
   const server = start()
