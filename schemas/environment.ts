@@ -91,7 +91,8 @@ export const Environment = Type.Object({
     minimum: 0,
     maximum: 3_600_000,
     default: 10_000,
-    description: 'How long requests and streams may go on after that.'
+    description:
+      'How long requests and streams may go on after that. Whatever kills the process has to wait for both, and 6 seconds more.'
   }),
 
   IDEMPOTENCY_TTL_HOURS: Type.Integer({

@@ -5,7 +5,11 @@ import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import t from 'tap'
 import { packageFile } from '../../adapters/package-files.js'
+import { readEnvironment } from '../../src/configuration.js'
+import { mostStoppingMs } from '../../src/stopping.js'
 import { temporaryFolder } from '../support/storages.js'
+
+const text = readFileSync(packageFile('compose.yaml'), 'utf8')
 
 /** Rules of taste that compose.yaml has its reasons to break. */
 const notOurs = new Set([
@@ -42,12 +46,18 @@ t.test('compose.yaml fits the schema of Compose files', async (t) => {
 })
 
 t.test('no two services build the one image at once', async (t) => {
-  t.match(readFileSync(packageFile('compose.yaml'), 'utf8').match(/^ +build:/gm), [/build/])
+  t.match(text.match(/^ +build:/gm), [/build/])
+})
+
+t.test('Docker waits for a server that stops', (t) => {
+  const [, seconds] = /stop_grace_period: (\d+)s\n/.exec(text) ?? []
+  const mostMs = mostStoppingMs(readEnvironment({ NODE_ENV: 'production' }))
+  t.ok(Number(seconds) * 1000 > mostMs, `${seconds} s for ${mostMs} ms`)
+  t.end()
 })
 
 t.test('the linter would say if it did not', async (t) => {
   const file = join(temporaryFolder(t), 'compose.yaml')
-  const text = readFileSync(packageFile('compose.yaml'), 'utf8')
   writeFileSync(file, text.replace('condition: service_healthy', 'condition: service_fine'))
   t.match(await lint(file), [{ rule: 'invalid-schema' }])
 })
