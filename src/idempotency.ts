@@ -1,10 +1,10 @@
 import { createHash } from 'node:crypto'
 import type { FastifyRequest } from 'fastify'
-import { v7 as randomUuid } from 'uuid'
 import { type Awaitable, whenThere } from '../adapters/awaitable.js'
 import { StorageError } from '../adapters/storage/errors.js'
 import type { Change, NewRow, Storage, Stored, TenantId } from '../adapters/storage/port.js'
 import { normalValue } from '../adapters/storage/storage.js'
+import { uuid } from '../adapters/uuid.js'
 import { idempotencyKeys } from '../schemas/idempotency-keys.js'
 import type { AnyResource, Column } from '../schemas/resource.js'
 import type { Keyring } from './encryption.js'
@@ -144,7 +144,7 @@ export function createIdempotency({ storage, keyring, lifeMs }: IdempotencyOptio
       if (typeof key === 'string') return repeatableAttempt(request, actor, key)
       return {
         isRepeatable: false,
-        uuid: () => randomUuid(),
+        uuid: () => uuid(),
         create: async ({ make, store }) => whenThere(make(), (row) => store(row, []))
       }
     }

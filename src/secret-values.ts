@@ -1,6 +1,6 @@
-import { v7 as uuid } from 'uuid'
 import { StorageError } from '../adapters/storage/errors.js'
 import type { Storage, Stored } from '../adapters/storage/port.js'
+import { uuid } from '../adapters/uuid.js'
 import { audit } from '../schemas/audit.js'
 import { secrets } from '../schemas/secrets.js'
 import type { Keyring } from './encryption.js'

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
-import { v7 as uuid } from 'uuid'
 import { StorageError } from '../../adapters/storage/errors.js'
 import type { Change, Storage, TenantId } from '../../adapters/storage/port.js'
+import { uuid } from '../../adapters/uuid.js'
 import type { LlmUsageTotal } from '../../schemas/llm.js'
 import { llmUsage } from '../../schemas/llm-usage.js'
 import type { Store } from '../store.js'

@@ -3,10 +3,12 @@ import t from 'tap'
 import { ACROSS_TENANTS, type Storage, type TenantId } from '../../adapters/storage/port.js'
 import { audit } from '../../schemas/audit.js'
 import { secrets } from '../../schemas/secrets.js'
+import { templates } from '../../schemas/templates.js'
 import { users } from '../../schemas/users.js'
 import { createKeyring, type EncryptionKey } from '../../src/encryption.js'
 import { checkSecrets, rotateSecrets } from '../../src/key-rotation.js'
 import { createSecretReader } from '../../src/secret-values.js'
+import { createStore } from '../../src/store.js'
 import { testApi } from '../support/api.js'
 import { testStorages } from '../support/storages.js'
 import { troubledStorage } from '../support/troubled-storage.js'
@@ -61,6 +63,20 @@ for (const on of testStorages)
         throw new Error('no commit')
       }
       await troubled.trouble({ commit }, () => t.rejects(reader(origin, 'A'), /no commit/))
+    })
+
+    t.test('entries of a millisecond, too, are in the order of what they tell', async (t) => {
+      const actor = 'in turn'
+      const store = createStore(api.storage, { ...origin, actor })
+      for (let n = 0; n < 30; n++) {
+        await store.insert(templates, { id: `in-turn-${n}`, name: 'T', description: '' })
+        await read({ ...origin, actor }, 'A')
+      }
+      const entries = (await send('GET', `/audit?actor=${actor}&order=asc&limit=250`)).json()
+      t.strictSame(
+        entries.map(({ action }: { action: string }) => action),
+        Array(30).fill(['template.create', 'secret.read']).flat()
+      )
     })
 
     t.test('what is replaced while it is read is read again', async (t) => {
