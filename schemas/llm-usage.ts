@@ -14,7 +14,7 @@ export const llmUsage = defineResource({
     id: TextId('2026-01-31.019b76da-a800-7000-8000-000000000001.e3b0c442'),
     /** Midnight in UTC. */
     day: Timestamp('2026-01-31T00:00:00.000Z'),
-    /** Stays when the user is deleted. */
+    /** The user, or the API key, that asked: it stays when they are deleted. */
     user_id: Uuid(),
     model: Type.String({ maxLength: 128, examples: ['gpt-4o-mini'] }),
     instance: Uuid(),

@@ -134,17 +134,17 @@ export const LlmUsageQuery = Type.Object(
       )
     ),
     until: Type.Optional(day('Last day, in UTC; today when absent.', '2026-01-31')),
-    user_id: Type.Optional({ ...Uuid(), description: 'Only calls of this user.' }),
+    user_id: Type.Optional({ ...Uuid(), description: 'Only calls of this user, or API key.' }),
     model: Type.Optional({ ...model, description: 'Only calls of this model.' })
   },
   { additionalProperties: false }
 )
 
-/** What one user asked of one model on one day. */
+/** What one user, or API key, asked of one model on one day. */
 export const LlmUsageTotal = object('LlmUsageTotal', {
   day: day('In UTC.', '2026-01-31'),
   model: Type.String({ examples: ['gpt-4o-mini'] }),
-  user_id: Uuid(),
+  user_id: { ...Uuid(), description: 'The user, or the API key, that asked.' },
   calls: count(17),
   errors: count(1),
   prompt_tokens: count(204),
