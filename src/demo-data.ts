@@ -1,5 +1,5 @@
 import { type AccountChange, AccountError, type Identity } from '../adapters/identity/port.js'
-import { StorageError } from '../adapters/storage/errors.js'
+import { isStorageError } from '../adapters/storage/errors.js'
 import type { Change, NewRow, Storage, TenantId } from '../adapters/storage/port.js'
 import { connections } from '../schemas/connections.js'
 import type { Environment } from '../schemas/environment.js'
@@ -157,7 +157,7 @@ async function makeAdmin(store: Store, identity: Identity, password: string): Pr
 
 function takenByOthers(error: unknown): string | null {
   if (error instanceof AccountError && error.code === 'email_taken') return demoLogin.email
-  if (!(error instanceof StorageError && error.code === 'conflict')) return null
+  if (!isStorageError(error, 'conflict')) return null
   return error.resource === tenants.name ? 'the name Demo' : demoLogin.email
 }
 

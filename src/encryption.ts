@@ -1,5 +1,5 @@
 import { createCipheriv, createDecipheriv, createHmac, hkdfSync, randomBytes } from 'node:crypto'
-import { StorageError } from '../adapters/storage/errors.js'
+import { isStorageError } from '../adapters/storage/errors.js'
 import { type Storage, SYSTEM } from '../adapters/storage/port.js'
 import { encryptionKeys } from '../schemas/encryption-keys.js'
 
@@ -125,6 +125,6 @@ async function leaveCanary(storage: Storage, keyring: Keyring, id: string): Prom
     })
   } catch (error) {
     // Another instance started at the same moment: its canary is checked next.
-    if (!(error instanceof StorageError && error.code === 'conflict')) throw error
+    if (!isStorageError(error, 'conflict')) throw error
   }
 }

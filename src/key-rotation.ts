@@ -1,4 +1,4 @@
-import { StorageError } from '../adapters/storage/errors.js'
+import { isStorageError } from '../adapters/storage/errors.js'
 import {
   ACROSS_TENANTS,
   type Storage,
@@ -89,7 +89,7 @@ async function rotate(storage: Storage, keyring: Keyring, row: SecretRow): Promi
       { verb: 'rotate' }
     )
   } catch (error) {
-    if (error instanceof StorageError && error.code === 'not_found') return false
+    if (isStorageError(error, 'not_found')) return false
     throw error
   }
   return changed

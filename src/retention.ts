@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
-import { StorageError } from '../adapters/storage/errors.js'
+import { isStorageError } from '../adapters/storage/errors.js'
 import {
   ACROSS_TENANTS,
   type Change,
@@ -200,5 +200,5 @@ function summary({ name, singular }: AnyResource, count: number, until: string):
 }
 
 function isChanged(error: unknown): boolean {
-  return error instanceof StorageError && ['stale', 'not_found'].includes(error.code)
+  return isStorageError(error, 'stale', 'not_found')
 }

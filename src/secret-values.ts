@@ -1,4 +1,4 @@
-import { StorageError } from '../adapters/storage/errors.js'
+import { isStorageError, StorageError } from '../adapters/storage/errors.js'
 import type { Storage, Stored } from '../adapters/storage/port.js'
 import { uuid } from '../adapters/uuid.js'
 import { audit } from '../schemas/audit.js'
@@ -35,7 +35,7 @@ export function createSecretReader(storage: Storage, keyring: Keyring): ReadSecr
     try {
       await leaveEntry(storage, origin, row)
     } catch (error) {
-      const replaced = error instanceof StorageError && ['stale', 'not_found'].includes(error.code)
+      const replaced = isStorageError(error, 'stale', 'not_found')
       if (!replaced || tries === 1) throw error
       return read(origin, name, tries - 1)
     }

@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Awaitable } from '../adapters/awaitable.js'
-import { StorageError } from '../adapters/storage/errors.js'
+import { isStorageError, StorageError, type StorageErrorCode } from '../adapters/storage/errors.js'
 import type {
   Change,
   Committed,
@@ -168,7 +168,7 @@ export function createStore(storage: Storage, origin: Origin): Store {
           )
           return updated as never
         } catch (error) {
-          if (isVersions(ifMatch) || !isStale(error, resource, key)) throw error
+          if (isVersions(ifMatch) || !isErrorOf(error, 'stale', resource, key)) throw error
         }
       }
       throw new ApiError('concurrent_change', 'Others keep changing this at the moment. Try again.')
@@ -182,7 +182,7 @@ export function createStore(storage: Storage, origin: Origin): Store {
             return { row: await store.update(resource, key, values, options), created: false }
           } catch (error) {
             // Gone meanwhile, so it is as if it had not been there.
-            if (!isStorageError(error, 'not_found', resource, key)) throw error
+            if (!isErrorOf(error, 'not_found', resource, key)) throw error
             continue
           }
         }
@@ -264,22 +264,15 @@ export function isVersions(ifMatch: IfMatch): ifMatch is ReadonlySet<number> {
   return ifMatch !== undefined && ifMatch !== 'any'
 }
 
-function isStorageError(error: unknown, code: string, resource: AnyResource, key: string): boolean {
-  return (
-    error instanceof StorageError &&
-    error.code === code &&
-    error.resource === resource.name &&
-    error.key === key
-  )
-}
-
-function isStale(error: unknown, resource: AnyResource, key: string): boolean {
-  return isStorageError(error, 'stale', resource, key)
+function isErrorOf(
+  error: unknown,
+  code: StorageErrorCode,
+  resource: AnyResource,
+  key: string
+): error is StorageError {
+  return isStorageError(error, code) && error.resource === resource.name && error.key === key
 }
 
 function isTaken(error: unknown, resource: AnyResource, key: string): boolean {
-  return (
-    isStorageError(error, 'conflict', resource, key) &&
-    (error as StorageError).fields.includes(resource.key)
-  )
+  return isErrorOf(error, 'conflict', resource, key) && error.fields.includes(resource.key)
 }

@@ -1,6 +1,6 @@
 import type { Static } from '@sinclair/typebox'
 import type { AccountChange, Identity } from '../adapters/identity/port.js'
-import { StorageError } from '../adapters/storage/errors.js'
+import { isStorageError, StorageError } from '../adapters/storage/errors.js'
 import {
   ACROSS_TENANTS,
   type Change,
@@ -187,7 +187,7 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
       try {
         return await change()
       } catch (error) {
-        const isStale = error instanceof StorageError && error.code === 'stale' && error.key === id
+        const isStale = isStorageError(error, 'stale') && error.key === id
         if (!isStale || isVersions(ifMatch) || tries === MOST_TRIES) throw error
       } finally {
         // The row may have changed even where that failed.

@@ -2,7 +2,7 @@ import { createDecoder, createSigner, createVerifier } from 'fast-jwt'
 import { LRUCache } from 'lru-cache'
 import { type Session, sessions } from '../../schemas/sessions.js'
 import { type User, users } from '../../schemas/users.js'
-import { StorageError } from '../storage/errors.js'
+import { isStorageError, StorageError } from '../storage/errors.js'
 import { ACROSS_TENANTS, type Change, type Storage, type TenantId } from '../storage/port.js'
 import { instantOf, uuid } from '../uuid.js'
 import type { AccountChange, Identity, SignedIn } from './port.js'
@@ -133,7 +133,7 @@ export async function openLocalIdentity(options: LocalIdentityOptions): Promise<
     try {
       return await startSession(user)
     } catch (error) {
-      if (isCode(error, 'stale') || isCode(error, 'not_found')) return signIn(email, password)
+      if (isStorageError(error, 'stale', 'not_found')) return signIn(email, password)
       throw error
     }
   }
@@ -142,7 +142,7 @@ export async function openLocalIdentity(options: LocalIdentityOptions): Promise<
     try {
       await storage.commit({ tenant, changes: [{ op: 'delete', resource: sessions, key }] })
     } catch (error) {
-      if (!isCode(error, 'not_found')) throw error
+      if (!isStorageError(error, 'not_found')) throw error
     }
   }
 
@@ -183,8 +183,8 @@ export async function openLocalIdentity(options: LocalIdentityOptions): Promise<
       } catch (error) {
         // Used before, or at the same moment by somebody else: which of the two is the thief
         // cannot be told.
-        if (isCode(error, 'stale')) await endSession(tenant, session.id)
-        else if (!isCode(error, 'not_found')) throw error
+        if (isStorageError(error, 'stale')) await endSession(tenant, session.id)
+        else if (!isStorageError(error, 'not_found')) throw error
         return null
       }
     },
@@ -246,8 +246,4 @@ async function argon2id(): Promise<PasswordHasher> {
   const { hash, verify } = await import('@node-rs/argon2')
   const cost = { memoryCost: 19_456, timeCost: 2, parallelism: 1 }
   return { hash: (password) => hash(password, cost), verify }
-}
-
-function isCode(error: unknown, code: StorageError['code']): boolean {
-  return error instanceof StorageError && error.code === code
 }

@@ -1,6 +1,6 @@
 import type { User as AuthUser, Session } from '@supabase/supabase-js'
 import { type User, users } from '../../schemas/users.js'
-import { StorageError } from '../storage/errors.js'
+import { isStorageError, StorageError } from '../storage/errors.js'
 import { ACROSS_TENANTS, type Storage } from '../storage/port.js'
 import {
   type Account,
@@ -271,7 +271,8 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
       await create(account)
       return accountChange({
         // Where the commit may have been stored, the account must be there.
-        undo: async (why) => (isOutcomeUnknown(why) ? undefined : discard(account.id))
+        undo: async (why) =>
+          isStorageError(why, 'outcome_unknown') ? undefined : discard(account.id)
       })
     },
 
@@ -295,7 +296,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
           }
         },
         // Where the row is gone all the same, so must be the account.
-        undo: async (why) => (isOutcomeUnknown(why) ? discard(id) : undefined)
+        undo: async (why) => (isStorageError(why, 'outcome_unknown') ? discard(id) : undefined)
       })
     }
   }
@@ -366,8 +367,4 @@ function refusal(error: unknown): unknown {
 /** Accounts that were written into the tables of Auth by hand may have no metadata. */
 function isOurs({ app_metadata }: AuthUser): boolean {
   return app_metadata?.[MARK] === true
-}
-
-function isOutcomeUnknown(error: unknown): boolean {
-  return error instanceof StorageError && error.code === 'outcome_unknown'
 }

@@ -51,3 +51,11 @@ export class StorageError extends Error {
     this.fields = details.fields ?? []
   }
 }
+
+/** Whether it is an error of a storage with one of the codes. */
+export function isStorageError(
+  error: unknown,
+  ...codes: readonly StorageErrorCode[]
+): error is StorageError {
+  return error instanceof StorageError && codes.includes(error.code)
+}
