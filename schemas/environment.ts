@@ -92,7 +92,7 @@ export const Environment = Type.Object({
     maximum: 3_600_000,
     default: 10_000,
     description:
-      'How long requests and streams may go on after that. Whatever kills the process has to wait for both, and 6 seconds more.'
+      'How long requests and streams may go on after that. Whatever kills the process has to wait for both, and 7 seconds more.'
   }),
 
   IDEMPOTENCY_TTL_HOURS: Type.Integer({
