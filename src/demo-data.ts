@@ -142,7 +142,7 @@ async function makeAdmin(store: Store, identity: Identity, password: string): Pr
   try {
     const account = await makeAccount(identity, email, password)
     const row = { id: adminId, email, name: 'Demo Admin', role: 'admin', ...account.columns }
-    changes.push({ op: 'insert', resource: users, row }, ...account.changes)
+    changes.push({ op: 'insert', resource: users, row })
     await together(account, () => store.commit(changes, { elsewhere: ['password'] }))
   } catch (error) {
     const taken = takenByOthers(error)

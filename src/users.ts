@@ -94,10 +94,9 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
       })
       const ended = password ? endedSessions(ownToken) : {}
       const set: Values<typeof users> = { ...change, ...account.columns, ...ended }
-      const along = [...checks, ...account.changes]
       const elsewhere = password ? ['password'] : []
       return together(account, () =>
-        store.update(users, id, set, { ...options, ifMatch, along, elsewhere })
+        store.update(users, id, set, { ...options, ifMatch, along: checks, elsewhere })
       )
     })
   }
@@ -121,7 +120,6 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
               [
                 { op: 'insert', resource: tenants, row: { id: tenant, name: tenant_name } },
                 { op: 'insert', resource: users, row: { ...row, ...account.columns } },
-                ...account.changes,
                 ...along
               ],
               { elsewhere: ['password'] }
@@ -143,11 +141,7 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
       await assertNotLeaked(password)
       const account = await identity.createAccount({ id: row.id, email, password })
       return together(account, () =>
-        store.insert(
-          users,
-          { ...row, ...account.columns },
-          { along: [...account.changes, ...along], elsewhere: ['password'] }
-        )
+        store.insert(users, { ...row, ...account.columns }, { along, elsewhere: ['password'] })
       )
     },
 
@@ -161,7 +155,7 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
         const ifMatch = atVersion(user, options)
         await together(account, () =>
           keepingAnAdmin(store, user, (checks) =>
-            store.remove(users, id, { ...options, ifMatch, along: [...checks, ...account.changes] })
+            store.remove(users, id, { ...options, ifMatch, along: checks })
           )
         )
       })

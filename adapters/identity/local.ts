@@ -3,7 +3,7 @@ import { LRUCache } from 'lru-cache'
 import { type Session, sessions } from '../../schemas/sessions.js'
 import { type User, users } from '../../schemas/users.js'
 import { isStorageError, StorageError } from '../storage/errors.js'
-import { ACROSS_TENANTS, type Change, type Storage, type TenantId } from '../storage/port.js'
+import { ACROSS_TENANTS, type Storage, type TenantId } from '../storage/port.js'
 import { instantOf, uuid } from '../uuid.js'
 import type { AccountChange, Identity, SignedIn } from './port.js'
 
@@ -233,12 +233,9 @@ function remembering(verify: (token: string) => AccessClaims | null) {
 }
 
 /** The row is all there is, so there is nothing to finish or to undo. */
-function accountChange(
-  columns: AccountChange['columns'],
-  changes: readonly Change[] = []
-): AccountChange {
+function accountChange(columns: AccountChange['columns']): AccountChange {
   const nothing = async () => {}
-  return { columns, changes, finish: nothing, undo: nothing }
+  return { columns, finish: nothing, undo: nothing }
 }
 
 /** OWASP's first choice for argon2id: 19 MiB of memory, two passes, one lane. */

@@ -1,6 +1,5 @@
 import type { User } from '../../schemas/users.js'
 import type { Awaitable } from '../awaitable.js'
-import type { Change } from '../storage/port.js'
 
 export interface Tokens {
   /** Proves for `expires_in` seconds who the user is. */
@@ -31,14 +30,12 @@ export interface Account {
 
 /**
  * One side of a change to a user, whose other side is the row. What must happen before the row's
- * commit has happened when a caller gets this; the caller adds `columns` and `changes` to the
- * commit, then calls `finish`, or `undo` if the commit failed.
+ * commit has happened when a caller gets this; the caller adds `columns` to the row, commits it, then
+ * calls `finish`, or `undo` if the commit failed.
  */
 export interface AccountChange {
   /** Columns of the user's row. */
   readonly columns: Partial<Pick<User, 'password_hash'>>
-  /** Changes that belong into the same commit. */
-  readonly changes: readonly Change[]
   finish(): Promise<void>
   /** @param why what the commit failed with: it may have been stored all the same. */
   undo(why: unknown): Promise<void>

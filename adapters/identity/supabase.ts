@@ -330,7 +330,7 @@ const tokenRefusals = [
 
 function accountChange(steps: Partial<Pick<AccountChange, 'finish' | 'undo'>>): AccountChange {
   const nothing = async () => {}
-  return { columns: {}, changes: [], finish: nothing, undo: nothing, ...steps }
+  return { columns: {}, finish: nothing, undo: nothing, ...steps }
 }
 
 function signedIn(session: Session | null): SignedIn | null {
