@@ -6,7 +6,7 @@ import type { Change, NewRow, Storage, Stored, TenantId } from '../adapters/stor
 import { normalValue } from '../adapters/storage/storage.js'
 import { uuid } from '../adapters/uuid.js'
 import { idempotencyKeys } from '../schemas/idempotency-keys.js'
-import type { AnyResource, Column } from '../schemas/resource.js'
+import type { AnyResource } from '../schemas/resource.js'
 import type { Keyring } from './encryption.js'
 import { ApiError } from './problems.js'
 
@@ -161,7 +161,7 @@ function shownColumns(
   row: Readonly<Record<string, unknown>>
 ): Record<string, unknown> {
   const unknown = new Set([...hidden, 'tenant_id', 'created_at', 'updated_at', 'version'])
-  const shown = (columns as readonly Column[]).filter(({ name }) => !unknown.has(name))
+  const shown = columns.filter(({ name }) => !unknown.has(name))
   return Object.fromEntries(
     shown.map((column) => [column.name, normalValue(column, row[column.name])])
   )

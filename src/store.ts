@@ -252,7 +252,7 @@ function changedColumns<R extends AnyResource>(
       row[column.name as keyof typeof row],
       normalValue(column, given[column.name])
     )
-  return (columns as readonly Column[]).filter(differs).map(({ name }) => name)
+  return columns.filter(differs).map(({ name }) => name)
 }
 
 /** @throws ApiError `precondition_failed` */

@@ -1,6 +1,6 @@
 import sortedBtree from 'sorted-btree'
 import { resources } from '../../schemas/registry.js'
-import type { AnyResource, Column, Reference, Unique } from '../../schemas/resource.js'
+import type { AnyResource, Reference, Unique } from '../../schemas/resource.js'
 import { compareBytes } from './bytes.js'
 import {
   type Driver,
@@ -280,7 +280,7 @@ function partitionOf(table: Table, tenant: string): Partition {
 /** Once for each row, since a page would have to read all of it. */
 function noteSize(table: Table, row: DriverRow): void {
   let size = 0
-  for (const { name, kind, unbounded } of table.resource.columns as Column[]) {
+  for (const { name, kind, unbounded } of table.resource.columns) {
     const value = row[name]
     if (!unbounded || value === null) continue
     size += (kind === 'json' ? JSON.stringify(value) : (value as string)).length

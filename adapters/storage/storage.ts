@@ -124,7 +124,7 @@ function normalise(resource: AnyResource, query: Query<AnyResource>) {
     .map(([field, value]): [string, unknown] => {
       if (!resource.filters.includes(field))
         throw new TypeError(`${resource.name} cannot be filtered by ${field}`)
-      const column = (resource.columns as Column[]).find(({ name }) => name === field) as Column
+      const column = resource.columns.find(({ name }) => name === field) as Column
       return [field, normalValue(column, value)]
     })
   if (!(Number.isInteger(query.limit) && query.limit >= 1 && query.limit <= 1000))
@@ -148,7 +148,7 @@ function completeChange(tenant: TenantId, stamp: string, change: Change): Driver
     case 'insert': {
       const given = change.row as Record<string, unknown>
       const row: Record<string, unknown> = {}
-      for (const column of resource.columns as Column[]) {
+      for (const column of resource.columns) {
         const { name } = column
         if (name === resource.scope) row[name] = tenant
         else if (name === 'created_at' || name === 'updated_at') row[name] = timestamp(stamp)
@@ -159,7 +159,7 @@ function completeChange(tenant: TenantId, stamp: string, change: Change): Driver
     case 'update': {
       const set: Record<string, unknown> = { updated_at: stamp }
       const given = change.set as Record<string, unknown>
-      for (const column of resource.columns as Column[])
+      for (const column of resource.columns)
         if (given[column.name] !== undefined && !isFixed(resource, column))
           set[column.name] = normalValue(column, given[column.name])
       return { op: 'update', resource, key: change.key, expect: change.expect, set }

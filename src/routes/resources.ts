@@ -4,7 +4,7 @@ import { type Awaitable, whenThere } from '../../adapters/awaitable.js'
 import type { Change, NewRow, Page, Query, Stored, Values } from '../../adapters/storage/port.js'
 import { Timestamp } from '../../schemas/fields.js'
 import { resources } from '../../schemas/registry.js'
-import type { AnyResource, Column } from '../../schemas/resource.js'
+import type { AnyResource } from '../../schemas/resource.js'
 import type { Attempt } from '../idempotency.js'
 import { type Caller, etag, ifMatchOf, isCreateOnly, type Operation, route } from '../route.js'
 import { type ChangeOptions, newKey } from '../store.js'
@@ -332,9 +332,7 @@ export function sendPage<T>(
 /** PUT says all there is to say, so what it leaves out is empty. */
 function withNulls<R extends AnyResource>(resource: R, values: Values<R>): Values<R> {
   const writable = Object.keys(resource.replace.properties)
-  const columns = (resource.columns as readonly Column[]).filter(({ name }) =>
-    writable.includes(name)
-  )
+  const columns = resource.columns.filter(({ name }) => writable.includes(name))
   const empty = columns.map(({ name }) => [name, null])
   return { ...Object.fromEntries(empty), ...values }
 }
