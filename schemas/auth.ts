@@ -33,7 +33,7 @@ export const Tokens = object('Tokens', {
 
 export const SignedIn = object('SignedIn', {
   user: Type.Unsafe<typeof users.view.static>(
-    Type.Ref(users.view.$id as string, { examples: users.view.examples as unknown[] })
+    Type.Ref(users.view.$id, { examples: users.view.examples as unknown[] })
   ),
   ...Tokens.properties
 })

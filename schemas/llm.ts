@@ -80,7 +80,7 @@ export type LlmTokens = Static<typeof LlmTokens>
 
 const usage = Nullable(
   Type.Unsafe<LlmTokens>(
-    Type.Ref(LlmTokens.$id as string, {
+    Type.Ref(LlmTokens.$id, {
       description: 'What the provider counted; null where it does not.',
       examples: LlmTokens.examples as unknown[]
     })

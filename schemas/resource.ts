@@ -121,7 +121,12 @@ type CreateOf<
   Values<WriteOnly>
 
 /** An object schema whose static type is `T`. */
-export type Shape<T> = TUnsafe<T> & { readonly $id?: string; readonly properties: TProperties }
+type Shape<T> = TUnsafe<T> & { readonly properties: TProperties }
+/** The name by which others refer to a schema. */
+export interface Named {
+  readonly $id: string
+}
+type NamedShape<T> = Shape<T> & Named
 
 /** A declaration together with everything that follows from it. */
 export interface Resource<
@@ -159,11 +164,11 @@ export interface Resource<
   /** The row as storages keep it. */
   readonly row: Shape<Row>
   /** The row as answers show it. */
-  readonly view: Shape<View>
+  readonly view: NamedShape<View>
   /** The bodies of POST, PUT and PATCH. */
-  readonly create: Shape<Create>
-  readonly replace: Shape<Create>
-  readonly update: Shape<Partial<Create>>
+  readonly create: NamedShape<Create>
+  readonly replace: NamedShape<Create>
+  readonly update: NamedShape<Partial<Create>>
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: the one place that means "whatever the resource"
@@ -277,13 +282,13 @@ export function object<Properties extends TProperties>(
   $id: string,
   properties: Properties,
   options: ObjectOptions = {}
-): TObject<Properties> {
+): TObject<Properties> & Named {
   return Type.Object(properties, {
     $id,
     additionalProperties: false,
     examples: [exampleOf(properties)],
     ...options
-  })
+  }) as TObject<Properties> & Named
 }
 
 function exampleOf(properties: TProperties): Record<string, unknown> {

@@ -1,7 +1,7 @@
 import { type Static, type TObject, type TSchema, Type } from '@sinclair/typebox'
 import type { FastifyInstance, FastifyReply, FastifyRequest, HTTPMethods } from 'fastify'
 import { Problem } from '../schemas/problem.js'
-import { type Role, roles } from '../schemas/resource.js'
+import { type Named, type Role, roles } from '../schemas/resource.js'
 import type { Account } from './accounts.js'
 import type { AnswerHeaderName } from './answer-headers.js'
 import { mayBeAbsent, takeNoneAsEmpty } from './json-body.js'
@@ -55,7 +55,7 @@ export interface Operation {
 export interface Route<
   Params extends TObject,
   Query extends TObject,
-  Body extends TSchema,
+  Body extends TSchema & Named,
   Access extends Role | 'anyone'
 > {
   readonly method: HTTPMethods
@@ -91,7 +91,7 @@ export function route<
   Access extends Role | 'anyone',
   Params extends TObject = Empty,
   Query extends TObject = Empty,
-  Body extends TSchema = TSchema
+  Body extends TSchema & Named = TSchema & Named
 >(app: FastifyInstance, declared: Route<Params, Query, Body, Access>): void {
   const { method, url, role, operation, params, query, body, limited, handler } = declared
   const counts = limited ? rateLimitHeaders : []
@@ -118,7 +118,7 @@ export function route<
       ...(params ? { params } : {}),
       ...documentHeaders(declared),
       querystring: query ?? noQuery,
-      ...(body ? { body: Type.Ref(body.$id as string) } : {}),
+      ...(body ? { body: Type.Ref(body.$id) } : {}),
       response: {
         ...documentAnswers(declared.answers, counts),
         ...documentProblems(problemsOf(declared), counts)
@@ -275,7 +275,7 @@ function documentProblems(
   statuses: readonly number[],
   more: readonly AnswerHeaderName[]
 ): Record<string, unknown> {
-  const schema = Type.Ref(Problem.$id as string)
+  const schema = Type.Ref(Problem.$id)
   const documented = statuses.map((status) => [
     status,
     {

@@ -10,7 +10,7 @@ import { type Caller, etag, ifMatchOf, includesRole, route } from '../route.js'
 import { newKey } from '../store.js'
 import { keyParams, locationOf, resourceRoutes } from './resources.js'
 
-const shown = Type.Ref(ShownApiKey.$id as string)
+const shown = Type.Ref(ShownApiKey.$id)
 const tag = apiKeys.path
 
 export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {

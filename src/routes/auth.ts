@@ -24,7 +24,7 @@ const tag = 'auth'
 const SECOND_MS = 1000
 /** How often a sign-in waits for the next second: more than once where clocks differ. */
 const MOST_TRIES = 3
-const signedIn = Type.Ref(SignedIn.$id as string)
+const signedIn = Type.Ref(SignedIn.$id)
 
 export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies): void {
   const { storage, identity, accounts, defence } = dependencies
@@ -118,7 +118,7 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
         'Supabase Auth tolerates it for some seconds.'
     },
     body: RefreshRequest,
-    answers: { 200: { description: 'New tokens.', schema: Type.Ref(Tokens.$id as string) } },
+    answers: { 200: { description: 'New tokens.', schema: Type.Ref(Tokens.$id) } },
     problems: [401],
     async handler({ body }) {
       const session = await identity.refresh(body.refresh_token)
@@ -154,7 +154,7 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
     role: 'viewer',
     operation: { id: 'getSignedInUser', tag, summary: 'Get who is signed in' },
     answers: {
-      200: { description: 'The user.', schema: Type.Ref(users.view.$id as string) }
+      200: { description: 'The user.', schema: Type.Ref(users.view.$id) }
     },
     problems: [404],
     async handler(_request, _reply, caller) {

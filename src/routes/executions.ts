@@ -21,7 +21,7 @@ import {
   toQuery
 } from './resources.js'
 
-const shown = Type.Ref(executions.view.$id as string)
+const shown = Type.Ref(executions.view.$id)
 const tag = executions.name
 
 export function executionRoutes(app: FastifyInstance): void {

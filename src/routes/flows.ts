@@ -6,7 +6,7 @@ import { etag, ifMatchOf, route } from '../route.js'
 import { newKey } from '../store.js'
 import { keyParams, locationOf, resourceRoutes } from './resources.js'
 
-const shown = Type.Ref(flows.view.$id as string)
+const shown = Type.Ref(flows.view.$id)
 
 export function flowRoutes(app: FastifyInstance): void {
   resourceRoutes(app, flows)

@@ -94,7 +94,7 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
     answers: {
       200: {
         description: 'The answer.',
-        schema: Type.Ref(LlmCompletion.$id as string),
+        schema: Type.Ref(LlmCompletion.$id),
         headers: ['X-Cache']
       }
     },
@@ -210,7 +210,7 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
     answers: {
       200: {
         description: 'The sums.',
-        schema: Type.Array(Type.Ref(LlmUsageTotal.$id as string))
+        schema: Type.Array(Type.Ref(LlmUsageTotal.$id))
       }
     },
     async handler({ query }, _reply, { store }) {

@@ -52,7 +52,7 @@ export function resourceRoutes<R extends AnyResource>(
   const collection = `/${path}`
   const item = `/${path}/:${key}`
   const params = keyParams(resource)
-  const shown = Type.Ref(resource.view.$id as string)
+  const shown = Type.Ref(resource.view.$id)
   const one = describeOne(resource)
 
   function operation(verb: string, summary: string): Operation {
@@ -70,7 +70,7 @@ export function resourceRoutes<R extends AnyResource>(
       url: collection,
       role: read,
       operation: {
-        id: `list${pluralOf(resource.view.$id as string)}`,
+        id: `list${pluralOf(resource.view.$id)}`,
         tag: path,
         summary: `List ${pluralOf(wordsOf(resource))}, newest first`
       },

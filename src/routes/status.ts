@@ -21,7 +21,7 @@ export function statusRoutes(app: FastifyInstance, dependencies: StatusDependenc
     role: 'anyone',
     operation: { id: 'getHealth', tag: 'status', summary: 'Whether the process is up' },
     evenUnderPressure: true,
-    answers: { 200: { description: 'It is.', schema: Type.Ref(Health.$id as string) } },
+    answers: { 200: { description: 'It is.', schema: Type.Ref(Health.$id) } },
     handler: () => ({ status: 'ok', storage: storage.kind, version })
   })
 
@@ -32,7 +32,7 @@ export function statusRoutes(app: FastifyInstance, dependencies: StatusDependenc
     evenUnderPressure: true,
     operation: { id: 'getReadiness', tag: 'status', summary: 'Whether requests can be served' },
     answers: {
-      200: { description: 'The storage answers.', schema: Type.Ref(Readiness.$id as string) }
+      200: { description: 'The storage answers.', schema: Type.Ref(Readiness.$id) }
     },
     problems: [503],
     async handler(request, reply) {

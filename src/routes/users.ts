@@ -15,7 +15,7 @@ export interface UserDependencies {
   readonly defence: LoginDefence
 }
 
-const shown = Type.Ref(users.view.$id as string)
+const shown = Type.Ref(users.view.$id)
 
 export function userRoutes(app: FastifyInstance, dependencies: UserDependencies): void {
   const { identity, users: accounts, defence } = dependencies
