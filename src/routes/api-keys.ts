@@ -8,7 +8,7 @@ import type { ApiKeyRow, ApiKeys } from '../api-keys.js'
 import { ApiError } from '../problems.js'
 import { type Caller, etag, ifMatchOf, includesRole, route } from '../route.js'
 import { newKey } from '../store.js'
-import { keyParams, locationOf, resourceRoutes } from './resources.js'
+import { idParams, locationOf, resourceRoutes } from './resources.js'
 
 const shown = Type.Ref(ShownApiKey.$id)
 const tag = apiKeys.path
@@ -76,13 +76,13 @@ export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
         'before and is still in its time ends at once: at most two keys work. So does one whose owner ' +
         'is gone, or has less than its role by now. You become its owner.'
     },
-    params: keyParams(apiKeys),
+    params: idParams(apiKeys),
     body: ApiKeyRotation,
     answers: { 200: { description: 'The new key.', schema: shown, headers: ['ETag'] } },
     problems: [409, 412],
     async handler(request, reply, caller) {
       const { account, store } = caller
-      const { id } = request.params as { id: string }
+      const { id } = request.params
       const { grace_seconds = 0, ...changes } = request.body
       const key = newApiKeyText()
       const options = { ifMatch: ifMatchOf(request), verb: 'rotate' }

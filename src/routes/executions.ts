@@ -12,7 +12,7 @@ import { ApiError } from '../problems.js'
 import { etag, ifMatchOf, route } from '../route.js'
 import { newKey } from '../store.js'
 import {
-  keyParams,
+  idParams,
   listAnswers,
   listQuery,
   locationOf,
@@ -36,11 +36,11 @@ export function executionRoutes(app: FastifyInstance): void {
       tag,
       summary: 'List the executions of a flow, newest first'
     },
-    params: keyParams(flows),
+    params: idParams(flows),
     query: listQuery(executions, ['status']),
     answers: listAnswers(shown),
     async handler(request, reply, caller) {
-      const flow = await caller.store.need(flows, (request.params as { id: string }).id)
+      const flow = await caller.store.need(flows, request.params.id)
       const query = toQuery<typeof executions>({ ...request.query, flow_id: flow.id })
       const page = await caller.store.list(executions, query)
       return sendPage(reply, request.url, page, (row) => row)
@@ -52,7 +52,7 @@ export function executionRoutes(app: FastifyInstance): void {
     url: '/flows/:id/executions',
     role: 'editor',
     operation: { id: 'createExecution', tag, summary: 'Queue an execution of a flow' },
-    params: keyParams(flows),
+    params: idParams(flows),
     body: executions.create,
     answers: {
       201: { description: 'Queued.', schema: shown, headers: ['ETag', 'Location'] }
@@ -64,7 +64,7 @@ export function executionRoutes(app: FastifyInstance): void {
         tenant: caller.account.tenant,
         resource: executions,
         async make() {
-          const flow = await caller.store.need(flows, (request.params as { id: string }).id)
+          const flow = await caller.store.need(flows, request.params.id)
           const { input } = request.body
           return { id: newKey(executions), flow_id: flow.id, status: 'queued' as const, input }
         },
@@ -87,12 +87,12 @@ export function executionRoutes(app: FastifyInstance): void {
       summary: 'Move an execution on',
       description: 'From queued to running, and from running to success, failed or cancelled.'
     },
-    params: keyParams(executions),
+    params: idParams(executions),
     body: ExecutionUpdate,
     answers: { 200: { description: 'Changed.', schema: shown, headers: ['ETag'] } },
     problems: [409, 412],
     async handler(request, reply, caller) {
-      const { id } = request.params as { id: string }
+      const { id } = request.params
       const execution = await caller.store.update(
         executions,
         id,

@@ -4,7 +4,7 @@ import { FlowFromTemplate, flows } from '../../schemas/flows.js'
 import { templates } from '../../schemas/templates.js'
 import { etag, ifMatchOf, route } from '../route.js'
 import { newKey } from '../store.js'
-import { keyParams, locationOf, resourceRoutes } from './resources.js'
+import { idParams, locationOf, resourceRoutes } from './resources.js'
 
 const shown = Type.Ref(flows.view.$id)
 
@@ -16,11 +16,11 @@ export function flowRoutes(app: FastifyInstance): void {
     url: '/flows/:id/deploy',
     role: 'editor',
     operation: { id: 'deployFlow', tag: 'flows', summary: 'Make a flow active' },
-    params: keyParams(flows),
+    params: idParams(flows),
     answers: { 200: { description: 'The active flow.', schema: shown, headers: ['ETag'] } },
     problems: [412],
     async handler(request, reply, caller) {
-      const { id } = request.params as { id: string }
+      const { id } = request.params
       const options = { ifMatch: ifMatchOf(request), verb: 'deploy' }
       const flow = await caller.store.update(flows, id, { status: 'active' }, options)
       reply.header('etag', etag(flow))
@@ -37,7 +37,7 @@ export function flowRoutes(app: FastifyInstance): void {
       tag: 'flows',
       summary: 'Create a draft from a template'
     },
-    params: keyParams(templates),
+    params: idParams(templates),
     body: FlowFromTemplate,
     answers: {
       201: { description: 'Created.', schema: shown, headers: ['ETag', 'Location'] }
@@ -49,7 +49,7 @@ export function flowRoutes(app: FastifyInstance): void {
         tenant: caller.account.tenant,
         resource: flows,
         async make() {
-          const template = await caller.store.need(templates, (request.params as { id: string }).id)
+          const template = await caller.store.need(templates, request.params.id)
           const { id = newKey(flows), name = template.name } = request.body
           const { definition } = template
           return { id, name, status: 'draft' as const, definition, template_id: template.id }

@@ -1,4 +1,4 @@
-import { type TObject, type TProperties, type TSchema, Type } from '@sinclair/typebox'
+import { type TObject, type TProperties, type TSchema, type TString, Type } from '@sinclair/typebox'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { type Awaitable, whenThere } from '../../adapters/awaitable.js'
 import type { Change, NewRow, Page, Query, Stored, Values } from '../../adapters/storage/port.js'
@@ -214,10 +214,15 @@ export function resourceRoutes<R extends AnyResource>(
 }
 
 /** The path parameter that names a row of a resource. */
-export function keyParams(resource: AnyResource): TObject {
+function keyParams(resource: AnyResource): TObject {
   const schema = resource.row.properties[resource.key] as TSchema
   const description = `The ${resource.key} of the ${wordsOf(resource)}.`
   return Type.Object({ [resource.key]: { ...schema, description } })
+}
+
+/** That of a resource whose key is `id`. */
+export function idParams(resource: AnyResource) {
+  return keyParams(resource) as TObject<{ id: TString }>
 }
 
 export function locationOf(resource: AnyResource, key: string): string {
