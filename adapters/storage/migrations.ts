@@ -40,7 +40,7 @@ export function pendingMigrations(
 ): Migration[] {
   const checksums = new Map(applied.map(({ version, checksum }) => [version, checksum]))
   const changed = known.filter(
-    ({ version, checksum }) => ![undefined, checksum].includes(checksums.get(version))
+    ({ version, checksum }) => checksums.has(version) && checksums.get(version) !== checksum
   )
   if (changed.length)
     throw new StorageError(

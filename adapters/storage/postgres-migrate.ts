@@ -57,8 +57,8 @@ export async function migrationStatus(url: string): Promise<MigrationStatus[]> {
   const rows = new Map(applied.map((row) => [row.version, row]))
   const states = known.map(({ version, checksum }): MigrationStatus => {
     const row = rows.get(version)
-    const same = [null, checksum].includes(row?.checksum ?? null)
-    const state = !row ? 'pending' : same ? 'applied' : 'changed'
+    const isSame = row?.checksum === null || row?.checksum === checksum
+    const state = !row ? 'pending' : isSame ? 'applied' : 'changed'
     return { version, state, appliedAt: row?.applied_at ?? null }
   })
   const newer = unknownMigrations(known, withChecksums(applied)).map(
