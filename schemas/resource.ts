@@ -174,7 +174,6 @@ export interface Resource<
 // biome-ignore lint/suspicious/noExplicitAny: the one place that means "whatever the resource"
 export type AnyResource = Resource<any, any, any, any>
 export type Row<R extends AnyResource> = Static<R['row']>
-export type View<R extends AnyResource> = Static<R['view']>
 export type FilterField<R extends AnyResource> = R['filters'][number]
 
 /** Derives rows, views, bodies and columns from a declaration. */

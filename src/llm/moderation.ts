@@ -145,7 +145,7 @@ function anyOf(terms: readonly string[], afterSpaced: string, afterUnspaced: str
  * that do not show, white space as single spaces. Decomposed and not composed, so that each
  * character folds alike whatever stands beside it, which the gate depends on.
  */
-export function fold(text: string): string {
+function fold(text: string): string {
   // What does not show goes first: some of it are marks, and would leave no room for those that do.
   const shown = decompose(text.replace(/\p{Default_Ignorable_Code_Point}/gu, ''))
   // Some letters have no capital and some are none: all agree after both.

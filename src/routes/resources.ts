@@ -9,8 +9,8 @@ import type { Attempt } from '../idempotency.js'
 import { type Caller, etag, ifMatchOf, isCreateOnly, type Operation, route } from '../route.js'
 import { type ChangeOptions, newKey } from '../store.js'
 
-export const DEFAULT_LIMIT = 50
-export const MOST_LIMIT = 250
+const DEFAULT_LIMIT = 50
+const MOST_LIMIT = 250
 
 /** Where a resource is more than its columns. */
 export interface Behaviour<R extends AnyResource> {

@@ -93,7 +93,7 @@ async function load(app: FastifyInstance): Promise<ApiDocument> {
   return known
 }
 
-export function readDocument(document: Document): ApiDocument {
+function readDocument(document: Document): ApiDocument {
   const ajv = new Ajv2020({ strict: false, allErrors: true, validateSchema: false })
   addFormats.default(ajv, ['date-time', 'email', 'uuid'])
   ajv.addSchema(document, 'document')

@@ -27,7 +27,7 @@ export async function exchangeRaw(
 }
 
 /** @throws where the bytes are not whole answers, one after the other. */
-export function readAnswers(bytes: Buffer): RawAnswer[] {
+function readAnswers(bytes: Buffer): RawAnswer[] {
   const answers: RawAnswer[] = []
   let rest = bytes
   while (rest.length > 0) {
