@@ -8,7 +8,7 @@ import https from 'node:https'
  */
 export interface KeepAliveFetch {
   readonly fetch: typeof fetch
-  /** Ends idle connections. */
+  /** Ends all connections, those in use too. */
   close(): void
 }
 

@@ -252,7 +252,10 @@ export function defineResource<
   }
 }
 
-/** Few rows share what they refer to, and many may share a status. */
+/**
+ * The combined filters, then each reference and each filter that is not unique alone. References come
+ * first: few rows share what they refer to, and many may share a status.
+ */
 function indexesOf({ combinedFilters = [], references = [], unique = [], filters }: Indexed) {
   const alone = new Set([...references.map(({ field }) => field), ...filters])
   for (const { fields } of unique) if (fields.length === 1) alone.delete(fields[0] as string)

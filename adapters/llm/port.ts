@@ -39,7 +39,7 @@ export interface LlmProvider {
   complete(prompt: Prompt, signal: AbortSignal): Promise<Completion>
   /** Reads from the provider only as fast as the parts are taken. */
   stream(prompt: Prompt, signal: AbortSignal): AsyncIterable<Part>
-  /** Ends idle connections. */
+  /** Ends all connections, and with them the calls under way. */
   close(): void
 }
 

@@ -32,7 +32,7 @@ export function decodeCursor(list: string, text: string): Position {
   return position
 }
 
-/** Not so long or so strange that some storages would fail over it. */
+/** Not so strange that some storages would fail over it. */
 function isKey(text: string): boolean {
   return text.isWellFormed() && !text.includes('\0')
 }
