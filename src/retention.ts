@@ -8,7 +8,6 @@ import {
   type Stored,
   type TenantId
 } from '../adapters/storage/port.js'
-import { uuid } from '../adapters/uuid.js'
 import { audit } from '../schemas/audit.js'
 import type { Environment } from '../schemas/environment.js'
 import { executionStatuses, executions, transitions } from '../schemas/executions.js'
@@ -17,6 +16,7 @@ import type { AnyResource } from '../schemas/resource.js'
 import { sessions } from '../schemas/sessions.js'
 import { tenants } from '../schemas/tenants.js'
 import { allRows } from './all-rows.js'
+import { auditEntry } from './audit-entry.js'
 import { isAboutLease, LEASE_MS, type Lease, takeLease } from './lease.js'
 
 export interface RetentionOptions {
@@ -186,17 +186,9 @@ function deletion(resource: AnyResource, row: Stored<AnyResource>): Change {
 }
 
 /** One entry for all of them: an entry for each would keep more than was pruned. */
-function summary({ name, singular }: AnyResource, count: number, until: string): Change {
-  const row = {
-    id: uuid(),
-    actor: 'system',
-    action: `${singular}.prune`,
-    resource: name,
-    resource_id: `${count} before ${until}`,
-    fields: [],
-    at: new Date().toISOString()
-  }
-  return { op: 'insert', resource: audit, row }
+function summary(resource: AnyResource, count: number, until: string): Change {
+  const origin = { actor: 'system', requestId: null }
+  return auditEntry(origin, new Date(), 'prune', resource, `${count} before ${until}`)
 }
 
 function isChanged(error: unknown): boolean {

@@ -1,8 +1,7 @@
 import { isStorageError, StorageError } from '../adapters/storage/errors.js'
 import type { Storage, Stored } from '../adapters/storage/port.js'
-import { uuid } from '../adapters/uuid.js'
-import { audit } from '../schemas/audit.js'
 import { secrets } from '../schemas/secrets.js'
+import { auditEntry } from './audit-entry.js'
 import type { Keyring } from './encryption.js'
 import type { Origin } from './store.js'
 
@@ -46,24 +45,13 @@ export function createSecretReader(storage: Storage, keyring: Keyring): ReadSecr
 
 /** Fails where the row is no more what was read, so that the entry is about this value. */
 async function leaveEntry(storage: Storage, origin: Origin, row: Stored<typeof secrets>) {
-  const { tenant, actor, requestId } = origin
   const at = new Date()
-  const entry = {
-    id: uuid(),
-    actor,
-    action: 'secret.read',
-    resource: secrets.name,
-    resource_id: row.name,
-    fields: [],
-    at: at.toISOString(),
-    request_id: requestId
-  }
   await storage.commit({
-    tenant,
+    tenant: origin.tenant,
     at,
     changes: [
       { op: 'check', resource: secrets, key: row.name, expect: row.version },
-      { op: 'insert', resource: audit, row: entry }
+      auditEntry(origin, at, 'read', secrets, row.name)
     ]
   })
 }

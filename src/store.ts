@@ -13,10 +13,9 @@ import type {
   Values
 } from '../adapters/storage/port.js'
 import { normalValue } from '../adapters/storage/storage.js'
-import { timestampOf } from '../adapters/storage/timestamp.js'
 import { uuid } from '../adapters/uuid.js'
-import { audit } from '../schemas/audit.js'
 import type { AnyResource, Column } from '../schemas/resource.js'
+import { auditEntry } from './audit-entry.js'
 import { ApiError } from './problems.js'
 
 /** On whose behalf a store acts: every audit entry says so. */
@@ -96,18 +95,8 @@ export function createStore(storage: Storage, origin: Origin): Store {
   const { tenant } = origin
 
   function entryFor(change: Written, at: Date, { verb, elsewhere = [] }: ChangeOptions): Change {
-    const { resource } = change
-    const row = {
-      id: uuid(),
-      actor: origin.actor,
-      action: `${resource.singular}.${verb ?? verbs[change.op]}`,
-      resource: resource.name,
-      resource_id: keyOf(change),
-      fields: changedFields(change, elsewhere),
-      at: timestampOf(at),
-      request_id: origin.requestId
-    }
-    return { op: 'insert', resource: audit, row }
+    const fields = changedFields(change, elsewhere)
+    return auditEntry(origin, at, verb ?? verbs[change.op], change.resource, keyOf(change), fields)
   }
 
   /** Returns the rows of the changes, and then their audit entries. */
