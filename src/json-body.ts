@@ -1,6 +1,6 @@
 import type { TSchema } from '@sinclair/typebox'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { ApiError } from './problems.js'
+import { ApiError, refuseValue } from './problems.js'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -48,7 +48,9 @@ function read(request: FastifyRequest, body: Buffer): unknown {
   if (text === '' && (!expectsBody(request) || request.routeOptions.config.mayLackBody))
     return undefined
   const value = parse(text)
-  if (!expectsBody(request) && !isEmptyObject(value)) refuseBody()
+  // What would be ignored is a mistake to be told, as an unknown field is.
+  if (!expectsBody(request) && !isEmptyObject(value))
+    refuseValue('body', '', 'is more than this address takes: send none')
   return value
 }
 
@@ -96,12 +98,4 @@ function expectsBody({ is404, routeOptions }: FastifyRequest): boolean {
 function isEmptyObject(value: unknown): boolean {
   const isObject = typeof value === 'object' && value !== null && !Array.isArray(value)
   return isObject && Object.keys(value).length === 0
-}
-
-/** What would be ignored is a mistake to be told, as an unknown field is. */
-function refuseBody(): never {
-  const detail = 'is more than this address takes: send none'
-  throw new ApiError('validation_failed', `body: ${detail}.`, {
-    errors: [{ in: 'body', pointer: '', detail }]
-  })
 }

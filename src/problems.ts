@@ -271,3 +271,11 @@ export class ApiError extends Error {
     }
   }
 }
+
+/** @throws ApiError `validation_failed` */
+export function refuseValue(place: 'body' | 'query', pointer: string, detail: string): never {
+  const where = pointer ? `${place} ${pointer}` : place
+  throw new ApiError('validation_failed', `${where}: ${detail}.`, {
+    errors: [{ in: place, pointer, detail }]
+  })
+}

@@ -5,7 +5,7 @@ import type { Role } from '../../schemas/resource.js'
 import { users } from '../../schemas/users.js'
 import { keptOf, newApiKeyText } from '../api-key-text.js'
 import type { ApiKeyRow, ApiKeys } from '../api-keys.js'
-import { ApiError } from '../problems.js'
+import { ApiError, refuseValue } from '../problems.js'
 import { type Caller, etag, ifMatchOf, includesRole, route } from '../route.js'
 import { newKey } from '../store.js'
 import { idParams, locationOf, resourceRoutes } from './resources.js'
@@ -133,9 +133,7 @@ async function hasItsRole(
 function assertFuture(expiresAt: string | null): void {
   if (expiresAt === null || Date.parse(expiresAt) > Date.now()) return
   const detail = 'is in the past: send a later one, or null for a key that does not expire'
-  throw new ApiError('validation_failed', `body /expires_at: ${detail}.`, {
-    errors: [{ in: 'body', pointer: '/expires_at', detail }]
-  })
+  refuseValue('body', '/expires_at', detail)
 }
 
 /** When the old of two keys ends: it lives no longer than its row, neither as it was nor as it is. */

@@ -20,7 +20,7 @@ import { openEventStream } from '../llm/event-stream.js'
 import { createModeration } from '../llm/moderation.js'
 import { createUnderWay } from '../llm/under-way.js'
 import { createUsage, dayOf, reportUsage } from '../llm/usage.js'
-import { ApiError } from '../problems.js'
+import { ApiError, refuseValue } from '../problems.js'
 import { type Caller, route } from '../route.js'
 
 export interface LlmDependencies {
@@ -305,7 +305,5 @@ function assertDay(name: string, text: string): void {
 }
 
 function refuse(name: string, detail: string): never {
-  throw new ApiError('validation_failed', `query /${name}: ${detail}.`, {
-    errors: [{ in: 'query', pointer: `/${name}`, detail }]
-  })
+  refuseValue('query', `/${name}`, detail)
 }
