@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import type { FastifyRequest } from 'fastify'
 import { type Awaitable, whenThere } from '../adapters/awaitable.js'
 import { StorageError } from '../adapters/storage/errors.js'
@@ -173,7 +173,7 @@ function isAboutRecord(error: unknown): boolean {
 
 /** SHA-256 in hex. As JSON, no two lists of parts run together into the same text. */
 function hashOf(parts: readonly unknown[]): string {
-  return createHash('sha256').update(JSON.stringify(parts)).digest('hex')
+  return hash('sha256', JSON.stringify(parts), 'hex')
 }
 
 /** Version 8 of RFC 9562: what the other bits say is up to us. */

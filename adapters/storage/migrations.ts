@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
 import { packageFile } from '../package-files.js'
 import { StorageError } from './errors.js'
@@ -25,7 +25,7 @@ export function readMigrations(dialect: 'sqlite' | 'postgres'): Migration[] {
     .sort()
     .map((name) => {
       const sql = readFileSync(new URL(name, folder), 'utf8')
-      const checksum = createHash('sha256').update(sql).digest('hex')
+      const checksum = hash('sha256', sql, 'hex')
       return { version: name.slice(0, -'.sql'.length), sql, checksum }
     })
 }

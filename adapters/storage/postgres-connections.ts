@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import pg from 'pg'
 import { reasonOf } from '../reason.js'
@@ -231,7 +231,7 @@ const preparedStatementsLost =
 function statementName(text: string): string {
   let name = statementNames.get(text)
   if (!name) {
-    name = createHash('sha256').update(text).digest('base64url')
+    name = hash('sha256', text, 'base64url')
     statementNames.set(text, name)
   }
   return name

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { StorageError } from '../../adapters/storage/errors.js'
 import type { Change, Storage, TenantId } from '../../adapters/storage/port.js'
 import { uuid } from '../../adapters/uuid.js'
@@ -254,5 +254,5 @@ function dayAfter(day: string): string {
 }
 
 function digest(text: string): string {
-  return createHash('sha256').update(text).digest('hex').slice(0, 32)
+  return hash('sha256', text, 'hex').slice(0, 32)
 }
