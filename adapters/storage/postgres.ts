@@ -16,7 +16,7 @@ import {
   unavailable,
   withDefaults
 } from './postgres-connections.js'
-import { assertSchemaLevel, missingMigrations } from './schema-level.js'
+import { assertSchemaLevel, namingMigrations } from './schema-level.js'
 import {
   decodeLists,
   decodeRow,
@@ -152,14 +152,7 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
 
   /** The newest migration applied, once it is sure that this release can work with it. */
   async function checkSchema(warn: (message: string) => void): Promise<string | null> {
-    const [row] = await read(schemaStatement).catch((error) => {
-      if (error instanceof StorageError && error.code === 'schema_outdated')
-        throw missingMigrations(
-          known.map(({ version }) => version),
-          error
-        )
-      throw error
-    })
+    const [row] = await read(schemaStatement).catch(namingMigrations(known))
     const [applied, role, hidden] = row as SchemaState
     if (hidden)
       throw new StorageError(

@@ -11,7 +11,7 @@ export function assertSchemaLevel(
   applied: readonly string[],
   onWarning: (message: string) => void
 ): void {
-  const missing = known.map(({ version }) => version).filter((each) => !applied.includes(each))
+  const missing = known.filter(({ version }) => !applied.includes(version))
   if (missing.length) throw missingMigrations(missing)
   const unknown = unknownMigrations(
     known,
@@ -21,9 +21,20 @@ export function assertSchemaLevel(
     onWarning(`The database has migrations of a newer release: ${unknown.join(', ')}.`)
 }
 
+/**
+ * For who asks a database for its migrations: where it has not even a table of them, it lacks all.
+ * @throws StorageError, the error itself or `schema_outdated` with their names.
+ */
+export function namingMigrations(known: readonly Migration[]) {
+  return (error: unknown): never => {
+    if (!(error instanceof StorageError && error.code === 'schema_outdated')) throw error
+    throw missingMigrations(known, error)
+  }
+}
+
 /** Says which migrations a database needs and how it gets them. */
-export function missingMigrations(versions: readonly string[], cause?: unknown): StorageError {
-  const files = versions.map((version) => `migrations/postgres/${version}.sql`).join(', ')
+function missingMigrations(missing: readonly Migration[], cause?: unknown): StorageError {
+  const files = missing.map(({ version }) => `migrations/postgres/${version}.sql`).join(', ')
   return new StorageError(
     'schema_outdated',
     { cause },

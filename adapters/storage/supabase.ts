@@ -5,7 +5,7 @@ import { createKeepAliveFetch } from '../keep-alive-fetch.js'
 import type { Driver, DriverQuery } from './driver.js'
 import { StorageError } from './errors.js'
 import { readMigrations } from './migrations.js'
-import { assertSchemaLevel, missingMigrations } from './schema-level.js'
+import { assertSchemaLevel, namingMigrations } from './schema-level.js'
 import {
   decodeRow,
   decodeStored,
@@ -92,13 +92,7 @@ export async function openSupabase(options: SupabaseOptions): Promise<Driver> {
   async function checkSchema(warn: (message: string) => void): Promise<string | null> {
     const answer = await read((signal) =>
       client.from('schema_migrations').select('version').order('version').abortSignal(signal)
-    ).catch((error) => {
-      if (!(error instanceof StorageError && error.code === 'schema_outdated')) throw error
-      throw missingMigrations(
-        known.map(({ version }) => version),
-        error
-      )
-    })
+    ).catch(namingMigrations(known))
     const applied = rowsOf(answer).map(({ version }) => version as string)
     assertSchemaLevel(known, applied, warn)
     return applied.at(-1) ?? null
