@@ -18,6 +18,15 @@ export class NoAnswer extends Error {
   }
 }
 
+/** The texts in the answer to a failed request; none where it is no JSON. */
+export function parseError(text: string): Partial<Record<string, string>> {
+  try {
+    return JSON.parse(text) ?? {}
+  } catch {
+    return {}
+  }
+}
+
 /**
  * Sends a request and reads its answer to the end, whatever its status.
  * @throws NoAnswer

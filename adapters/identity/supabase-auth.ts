@@ -1,5 +1,5 @@
 import { AuthClient, type User } from '@supabase/supabase-js'
-import { fetchText, NoAnswer } from '../fetch-text.js'
+import { fetchText, NoAnswer, parseError } from '../fetch-text.js'
 import { StorageError } from '../storage/errors.js'
 
 /** Requests to the Auth server of a Supabase project. */
@@ -32,18 +32,10 @@ export class AuthRefusal extends Error {
     readonly status: number,
     text: string
   ) {
-    const { code, error_code, error, msg, message, error_description } = parseRefusal(text)
+    const { code, error_code, error, msg, message, error_description } = parseError(text)
     super(message ?? msg ?? error_description ?? `HTTP ${status}`)
     // By age of the server: `code`, `error_code` beside a numeric `code`, or `error`.
     this.code = typeof code === 'string' ? code : (error_code ?? error)
-  }
-}
-
-function parseRefusal(text: string): Partial<Record<string, string>> {
-  try {
-    return JSON.parse(text) ?? {}
-  } catch {
-    return {}
   }
 }
 

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createClient } from '@supabase/supabase-js'
-import { fetchText, NoAnswer } from '../fetch-text.js'
+import { fetchText, NoAnswer, parseError } from '../fetch-text.js'
 import { createKeepAliveFetch } from '../keep-alive-fetch.js'
 import type { Driver, DriverQuery } from './driver.js'
 import { StorageError } from './errors.js'
@@ -198,14 +198,6 @@ class Refusal extends Error {
     // PostgREST has a code that is empty where Postgres went away before it answered.
     if (code === '') this.meaning = 'lost'
     else this.meaning = code ? codeMeaning(code) : statusMeaning(status)
-  }
-}
-
-function parseError(text: string): { code?: string; message?: string; details?: string } {
-  try {
-    return JSON.parse(text) ?? {}
-  } catch {
-    return {}
   }
 }
 
