@@ -336,6 +336,7 @@ function kindOf(schema: TSchema): ColumnKind {
   }
 }
 
-function pascalCase(name: string): string {
-  return name.replace(/(?:^|_)([a-z])/g, (_, letter: string) => letter.toUpperCase())
+/** Its words, which anything but a letter parts, as one name. */
+export function pascalCase(words: string): string {
+  return words.replace(/(?:^|[^A-Za-z]+)([A-Za-z])/g, (_, letter: string) => letter.toUpperCase())
 }

@@ -1,6 +1,7 @@
 import { STATUS_CODES } from 'node:http'
 import type { TSchema } from '@sinclair/typebox'
 import type { Problem } from '../schemas/problem.js'
+import { pascalCase } from '../schemas/resource.js'
 import { answerHeaders } from './answer-headers.js'
 import { mayBeAbsent } from './json-body.js'
 import { type ProblemCode, problems } from './problems.js'
@@ -123,8 +124,4 @@ function exampleOf(code: ProblemCode): { summary: string; value: Problem } {
 const examplesOfMore: Partial<Record<ProblemCode, Partial<Problem>>> = {
   validation_failed: { errors: [{ in: 'body', pointer: '/name', detail: 'is required' }] },
   already_created: { id: '019b76da-a800-7000-8000-000000000001' }
-}
-
-function pascalCase(name: string): string {
-  return name.replace(/(?:^|[^A-Za-z]+)([A-Za-z])/g, (_, letter: string) => letter.toUpperCase())
 }
