@@ -26,6 +26,7 @@ import {
   type RawRow,
   refusal
 } from './sql-functions.js'
+import { trackRequests } from './track-requests.js'
 
 /** A commit as `apply_changes` takes it, the changes in JSON. */
 interface EncodedCommit {
@@ -59,17 +60,9 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
   const settings = withDefaults(options)
   const connections = openConnections(settings)
   const known = readMigrations('postgres')
-  const running = new Set<Promise<unknown>>()
+  const { track, settled } = trackRequests()
   // Well before the answer is given up: a commit that is refused for a lock is not stored later.
   const lockTimeout = String(Math.ceil(settings.timeoutMs / 2))
-
-  /** Remembers the request until it is answered, for `close`. */
-  function track<T>(request: Promise<T>): Promise<T> {
-    running.add(request)
-    const forget = () => running.delete(request)
-    request.then(forget, forget)
-    return request
-  }
 
   /** A read may be repeated: the pool's connections can all have died with the last server. */
   async function read(statement: Statement, brief?: AnyResource): Promise<SqlRow[]> {
@@ -205,7 +198,7 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
 
     async close() {
       // The pool forgets those who still wait for a connection when it ends.
-      while (running.size) await Promise.allSettled(running)
+      await settled()
       await connections.end()
     }
   }

@@ -15,6 +15,7 @@ import {
   refusal,
   type SqlError
 } from './sql-functions.js'
+import { trackRequests } from './track-requests.js'
 
 export interface SupabaseOptions {
   /** The project's address, `https://….supabase.co`. */
@@ -45,15 +46,7 @@ export async function openSupabase(options: SupabaseOptions): Promise<Driver> {
   const connections = createKeepAliveFetch(options.url, { resends: false, idleMs: IDLE_MS })
   const client = createServiceClient(options, connections.fetch)
   const known = readMigrations('postgres')
-  const running = new Set<Promise<unknown>>()
-
-  /** Remembers the request until it is answered, for `close`. */
-  function track<T>(request: Promise<T>): Promise<T> {
-    running.add(request)
-    const forget = () => running.delete(request)
-    request.then(forget, forget)
-    return request
-  }
+  const { track, settled } = trackRequests()
 
   /** Reads are repeated while the connection breaks, and until the time is up. */
   function read(send: Send): Promise<unknown> {
@@ -138,7 +131,7 @@ export async function openSupabase(options: SupabaseOptions): Promise<Driver> {
     },
 
     async close() {
-      while (running.size) await Promise.allSettled(running)
+      await settled()
       connections.close()
     }
   }
