@@ -48,7 +48,7 @@ interface Totals {
   changed: boolean
 }
 
-const DAY_MS = 24 * 60 * 60 * 1000
+export const DAY_MS = 24 * 60 * 60 * 1000
 /** How often totals are written; also how old another instance's may be in a report. */
 const FLUSH_MS = 10_000
 /**

@@ -19,7 +19,7 @@ import { createCalls, type Origin } from '../llm/calls.js'
 import { openEventStream } from '../llm/event-stream.js'
 import { createModeration } from '../llm/moderation.js'
 import { createUnderWay } from '../llm/under-way.js'
-import { createUsage, dayOf, reportUsage } from '../llm/usage.js'
+import { createUsage, DAY_MS, dayOf, reportUsage } from '../llm/usage.js'
 import { ApiError, refuseValue } from '../problems.js'
 import { type Caller, route } from '../route.js'
 
@@ -30,7 +30,6 @@ export interface LlmDependencies {
 }
 
 const tag = 'llm'
-const DAY_MS = 24 * 60 * 60 * 1000
 /** Longest period of one report, in days. */
 const MOST_DAYS = 366
 /** Storages hold the years 1 to 9999, and a report ends where the day after its last begins. */
