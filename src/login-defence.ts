@@ -15,7 +15,7 @@ declare module 'ioredis' {
 }
 
 /** A try to sign in that is under way. It counts as failed until it is said not to be. */
-export interface Attempt {
+export interface SignInAttempt {
   succeeded(): void
   /** It came to no end, so that it says nothing about the password. */
   abandoned(): void
@@ -23,7 +23,7 @@ export interface Attempt {
 
 export interface LoginDefence {
   /** @throws ApiError `rate_limited`, with the same text whether there is such an account or not. */
-  begin(email: string, address: string): Promise<Attempt>
+  begin(email: string, address: string): Promise<SignInAttempt>
   /** Runs a try, which throws that the password is wrong; whatever else it throws says nothing of that. */
   guard<T>(email: string, address: string, run: () => Promise<T>): Promise<T>
 }
@@ -39,7 +39,7 @@ interface Target {
 /** How long to wait, in milliseconds; where that is 0, an attempt that counts. */
 interface Verdict {
   readonly waitMs: number
-  readonly attempt: Attempt
+  readonly attempt: SignInAttempt
 }
 
 interface Failures {
@@ -82,7 +82,7 @@ export function createLoginDefence(
   const beginHere = countHere(clock)
   const beginTogether = shared && countTogether(shared)
 
-  async function begin(email: string, address: string): Promise<Attempt> {
+  async function begin(email: string, address: string): Promise<SignInAttempt> {
     const account = email.toLowerCase()
     // IPv6 by its /64, as in rate limits: whoever has one address of such a network has them all.
     const target = { account, pair: `${normalizeIP(address)} ${account}` }
@@ -161,7 +161,7 @@ function countHere(clock: () => number): (target: Target) => Verdict {
   }
 }
 
-const uncounted: Attempt = { succeeded() {}, abandoned() {} }
+const uncounted: SignInAttempt = { succeeded() {}, abandoned() {} }
 
 /** By the clock of Redis. The last settings are how long failures are remembered. */
 const beginSignIn = `

@@ -22,7 +22,7 @@ export interface SignedIn {
   readonly tokens: Tokens
 }
 
-export interface Account {
+export interface AccountCredentials {
   readonly id: string
   readonly email: string
   readonly password: string
@@ -67,10 +67,10 @@ export interface Identity {
    *
    * @throws AccountError where the password or the address cannot be accepted.
    */
-  createAccount(account: Account): Promise<AccountChange>
+  createAccount(account: AccountCredentials): Promise<AccountChange>
   updateAccount(
     user: Readonly<User>,
-    change: Partial<Pick<Account, 'email' | 'password'>>
+    change: Partial<Pick<AccountCredentials, 'email' | 'password'>>
   ): Promise<AccountChange>
   deleteAccount(user: Readonly<User>): Promise<AccountChange>
 }

@@ -3,8 +3,8 @@ import { type User, users } from '../../schemas/users.js'
 import { isStorageError, StorageError } from '../storage/errors.js'
 import { ACROSS_TENANTS, type Storage } from '../storage/port.js'
 import {
-  type Account,
   type AccountChange,
+  type AccountCredentials,
   AccountError,
   type Identity,
   type SignedIn
@@ -104,14 +104,14 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
     return rows[0]
   }
 
-  async function insert({ id, email, password }: Account): Promise<void> {
+  async function insert({ id, email, password }: AccountCredentials): Promise<void> {
     const app_metadata = { [MARK]: true }
     // Confirmed: no letter is sent, and the address is as good as who entered it says.
     const attributes = { id, email, password, email_confirm: true, app_metadata }
     await auth.ask((client) => client.admin.createUser(attributes))
   }
 
-  async function create(account: Account): Promise<void> {
+  async function create(account: AccountCredentials): Promise<void> {
     try {
       await insert(account).catch(async (error) => {
         if (!isRefusal(error, 'email_exists')) throw error
@@ -135,12 +135,12 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
   }
 
   /** Where the id is a fixed one, as the demo's is, the password may be another by now. */
-  async function renew({ id, password }: Account): Promise<void> {
+  async function renew({ id, password }: AccountCredentials): Promise<void> {
     await auth.ask((client) => client.admin.updateUserById(id, { password, email_confirm: true }))
   }
 
   /** Whether another try of the same request has made the account, and not the row. */
-  async function isLeft({ id, email }: Account): Promise<boolean> {
+  async function isLeft({ id, email }: AccountCredentials): Promise<boolean> {
     const holder = await auth.findUser(email)
     return holder?.id === id && isOurs(holder) && (await rowOf(id)) === null
   }
@@ -149,7 +149,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
    * Frees the address that a user wants from an account without a row.
    * @throws AccountError where it is somebody's.
    */
-  async function clear({ id, email }: Omit<Account, 'password'>): Promise<void> {
+  async function clear({ id, email }: Omit<AccountCredentials, 'password'>): Promise<void> {
     const row = await rowWith(email)
     if (row && row.id !== id) throw taken()
     const holder = await auth.findUser(email)
@@ -186,7 +186,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
     }
   }
 
-  async function change(user: Readonly<User>, to: Partial<Account>): Promise<void> {
+  async function change(user: Readonly<User>, to: Partial<AccountCredentials>): Promise<void> {
     const { email, password } = to
     const attributes = {
       ...(email ? { email, email_confirm: true } : {}),
@@ -210,7 +210,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
   /** Makes the account of a row that lost it, once there is a password for it. */
   async function revive(
     user: Readonly<User>,
-    { email, password }: Partial<Account>
+    { email, password }: Partial<AccountCredentials>
   ): Promise<void> {
     if (password) await create({ id: user.id, email: email ?? user.email, password })
   }
@@ -220,7 +220,11 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
    * @throws StorageError `outcome_unknown` where a password may have changed, which nobody knows
    * to change back, or where Auth does not answer.
    */
-  async function restore(id: string, { email, password }: Partial<Account>, why: unknown) {
+  async function restore(
+    id: string,
+    { email, password }: Partial<AccountCredentials>,
+    why: unknown
+  ) {
     try {
       const row = await rowOf(id)
       if (!row) await discard(id)
@@ -339,7 +343,7 @@ function signedIn(session: Session | null): SignedIn | null {
   return { userId: user.id, tokens: { token, refresh_token, expires_in } }
 }
 
-function checkLength({ password = '' }: Partial<Account>): void {
+function checkLength({ password = '' }: Partial<AccountCredentials>): void {
   if (Buffer.byteLength(password) > MOST_PASSWORD_BYTES)
     throw new AccountError(
       'password_refused',

@@ -21,7 +21,7 @@ export interface CallsOptions {
 }
 
 /** On whose behalf a call is made. */
-export interface Origin {
+export interface CallOrigin {
   readonly tenant: TenantId
   readonly user: string
   readonly requestId: string
@@ -29,14 +29,14 @@ export interface Origin {
 }
 
 export interface Calls {
-  complete(ask: LlmRequest, origin: Origin, cancellation: Cancellation): Promise<Completed>
+  complete(ask: LlmRequest, origin: CallOrigin, cancellation: Cancellation): Promise<Completed>
   /**
    * What can be refused at once is thrown at once; from then on, what fails the provider fails the
    * iteration.
    */
   stream(
     ask: LlmRequest,
-    origin: Origin,
+    origin: CallOrigin,
     cancellation: Cancellation
   ): AsyncIterable<LlmDelta | LlmDone>
 }
@@ -213,7 +213,7 @@ class Call {
 
   constructor(
     private readonly ask: LlmRequest,
-    readonly origin: Origin,
+    readonly origin: CallOrigin,
     private readonly log: CallLog,
     private readonly usage: Usage
   ) {}

@@ -15,7 +15,7 @@ import {
 import { toApiError } from '../errors.js'
 import { createCompletionCache } from '../llm/cache.js'
 import { openCallLog } from '../llm/call-log.js'
-import { createCalls, type Origin } from '../llm/calls.js'
+import { type CallOrigin, createCalls } from '../llm/calls.js'
 import { openEventStream } from '../llm/event-stream.js'
 import { createModeration } from '../llm/moderation.js'
 import { createUnderWay } from '../llm/under-way.js'
@@ -234,7 +234,7 @@ function toErrorEvent(problem: ApiError, requestId: string): object {
 function originOf(
   request: Pick<FastifyRequest, 'id' | 'routeOptions'>,
   { account }: Caller
-): Origin {
+): CallOrigin {
   return {
     tenant: account.tenant,
     user: account.id,

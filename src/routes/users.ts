@@ -18,7 +18,7 @@ export interface UserDependencies {
 const shown = Type.Ref(users.view.$id)
 
 export function userRoutes(app: FastifyInstance, dependencies: UserDependencies): void {
-  const { identity, users: accounts, defence } = dependencies
+  const { identity, defence } = dependencies
 
   /** The caller's row, whose password it is. */
   async function confirm({ store, account }: Caller, password: string, address: string) {
@@ -61,7 +61,7 @@ export function userRoutes(app: FastifyInstance, dependencies: UserDependencies)
     async handler(request, reply, caller) {
       const id = userIdOf(caller)
       const { current_password: password, ...change } = request.body
-      const user = await accounts.update(caller.store, id, change, {
+      const user = await dependencies.users.update(caller.store, id, change, {
         ifMatch: ifMatchOf(request),
         ownToken: caller.token,
         ...(password ? { confirmed: await confirm(caller, password, request.ip) } : {})
@@ -74,18 +74,18 @@ export function userRoutes(app: FastifyInstance, dependencies: UserDependencies)
   resourceRoutes(app, users, {
     columns: ({ password: _, ...columns }) => columns,
     view: withTenantName,
-    newKey: (attempt, { store }) => accounts.newId(store, attempt),
+    newKey: (attempt, { store }) => dependencies.users.newId(store, attempt),
     create: (row, { password }, { store }, along) =>
-      accounts.create(store, row, password as string, along),
+      dependencies.users.create(store, row, password as string, along),
     update(id, body, { store, account }, options) {
       if (id === account.owner && (body.password ?? body.email) !== undefined)
         throw new ApiError(
           'forbidden',
           'Change your own password and email with PATCH /api/users/me and your current password.'
         )
-      return accounts.update(store, id, body, options)
+      return dependencies.users.update(store, id, body, options)
     },
-    remove: (id, { store }, options) => accounts.remove(store, id, options),
+    remove: (id, { store }, options) => dependencies.users.remove(store, id, options),
     keepsNeeded: true
   })
 }
