@@ -1,4 +1,4 @@
-import { ApiError } from './problems.js'
+import { refuseValue } from './problems.js'
 
 /** JSON deeper than this is refused, for bodies and for every value in them. */
 export const MOST_NESTING = 32
@@ -63,9 +63,7 @@ function pointerTo(keys: readonly string[]): string {
 
 function refuse(place: Place, pointer: string, detail: string): never {
   const shown = pointer.replaceAll('\0', '\\0').toWellFormed()
-  throw new ApiError('unsafe_value', `${place} ${shown}: ${detail}.`, {
-    errors: [{ in: place, pointer: shown, detail }]
-  })
+  refuseValue(place, shown, detail, 'unsafe_value')
 }
 
 function hasPrototype(value: unknown): boolean {

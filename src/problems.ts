@@ -272,10 +272,13 @@ export class ApiError extends Error {
   }
 }
 
-/** @throws ApiError `validation_failed` */
-export function refuseValue(place: 'body' | 'query', pointer: string, detail: string): never {
+/** @throws ApiError */
+export function refuseValue(
+  place: 'body' | 'query' | 'path',
+  pointer: string,
+  detail: string,
+  code: ProblemCode = 'validation_failed'
+): never {
   const where = pointer ? `${place} ${pointer}` : place
-  throw new ApiError('validation_failed', `${where}: ${detail}.`, {
-    errors: [{ in: place, pointer, detail }]
-  })
+  throw new ApiError(code, `${where}: ${detail}.`, { errors: [{ in: place, pointer, detail }] })
 }

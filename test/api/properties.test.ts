@@ -89,7 +89,9 @@ t.test('assertClean refuses what a storage would not give back, and nothing else
   fc.assert(property, many)
 })
 
-t.test('assertClean says where the value is', async () => {
+t.test('assertClean says where the value is', async (t) => {
+  const message = 'body: contains the character NUL.'
+  t.throws(() => assertClean('\0', 'body'), { message }, 'no space where there is no pointer')
   const key = fc.string({ unit: fc.constantFrom('a', '/', '~', '0', '1', 'é', ''), maxLength: 5 })
   const property = fc.property(fc.array(key, { maxLength: 10 }), (keys) => {
     const body = keys.reduceRight<unknown>((inner, each) => ({ [each]: inner }), '\0')
