@@ -121,7 +121,7 @@ export const Environment = Type.Object({
     maximum: 86_400,
     default: 3600,
     description:
-      'How often one of all instances deletes those, expired sessions and expired idempotency records.'
+      'How often one of the instances deletes these, and expired sessions and idempotency records.'
   }),
   RETENTION_BATCH_SIZE: Type.Integer({
     minimum: 1,

@@ -31,7 +31,7 @@ export function authenticate({ storage, identity, accounts, apiKeys }: Admission
       const isOver = account?.sessions && isEnded(account, identity.sessionOf(token))
       return account && !isOver
         ? account
-        : unauthenticated('The token is not valid, or no more. Sign in again.')
+        : unauthenticated('The token is invalid or no longer valid. Sign in again.')
     })
   }
 
@@ -39,7 +39,7 @@ export function authenticate({ storage, identity, accounts, apiKeys }: Admission
     const token = bearerToken(request.headers.authorization)
     return whenThere(accountOf(token), (account) => {
       if (!includesRole(account.role, role))
-        throw new ApiError('forbidden', `This takes the role ${role}; yours is ${account.role}.`)
+        throw new ApiError('forbidden', `This needs the role ${role}; yours is ${account.role}.`)
       const origin = { tenant: account.tenant, actor: account.id, requestId: request.id }
       request.caller = { account, token, store: createStore(storage, origin) }
     })

@@ -129,11 +129,12 @@ export function readProviders(env: Environment): ProviderSettings[] {
   if (names.size < providers.length)
     throw new ConfigurationError('LLM_PROVIDERS has a name twice, or the name openai.')
   for (const { name, url, key } of providers) {
-    if (!URL.canParse(url)) throw new ConfigurationError(`The URL of LLM provider ${name} is none.`)
+    if (!URL.canParse(url))
+      throw new ConfigurationError(`The URL of LLM provider ${name} is not valid.`)
     // It goes into a header, which leaves out the line break that a file ends with.
     if (!/^[ -~]*[\r\n]*$/.test(key))
       throw new ConfigurationError(
-        `The key of LLM provider ${name} has other characters than printable ASCII.`
+        `The key of LLM provider ${name} contains characters other than printable ASCII.`
       )
   }
   return providers

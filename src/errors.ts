@@ -14,6 +14,7 @@ import type { Problem } from '../schemas/problem.js'
 import { resources } from '../schemas/registry.js'
 import { ApiError, type ProblemCode } from './problems.js'
 import { describeViolation, isAboutNull, pointerOf } from './validator.js'
+import { withArticle, wordsOf } from './words.js'
 
 /** More would help nobody, and a body can hold thousands of unknown fields. */
 const MOST_ERRORS = 20
@@ -61,7 +62,7 @@ const told: Readonly<Record<StorageErrorCode, Told>> = {
   conflict: {
     code: 'already_exists',
     detail: ({ fields }, one) =>
-      `There already is a ${one} with this ${fields.join(' and ')}. Choose another.`
+      `There is already ${withArticle(one)} with this ${fields.join(' and ')}. Choose another.`
   },
   stale: {
     code: 'precondition_failed',
@@ -111,7 +112,7 @@ const told: Readonly<Record<StorageErrorCode, Told>> = {
 function fromStorage(error: StorageError): ApiError {
   const { code, retry, detail } = told[error.code]
   const resource = resources.find(({ name }) => name === error.resource)
-  const one = resource?.singular.replaceAll('_', ' ') ?? 'row'
+  const one = resource ? wordsOf(resource) : 'row'
   return new ApiError(code, detail(error, one), {
     cause: error,
     ...(retry ? { headers: { 'retry-after': '1' } } : {})

@@ -50,7 +50,7 @@ function read(request: FastifyRequest, body: Buffer): unknown {
   const value = parse(text)
   // What would be ignored is a mistake to be told, as an unknown field is.
   if (!expectsBody(request) && !isEmptyObject(value))
-    refuseValue('body', '', 'is more than this address takes: send none')
+    refuseValue('body', '', 'must be empty: this route takes no body')
   return value
 }
 

@@ -39,7 +39,7 @@ export const problems = {
   unauthenticated: {
     status: 401,
     title: 'Not signed in',
-    example: 'The token is not valid, or no more. Sign in again.'
+    example: 'The token is invalid or no longer valid. Sign in again.'
   },
   invalid_credentials: {
     status: 401,
@@ -54,7 +54,7 @@ export const problems = {
   forbidden: {
     status: 403,
     title: 'Not allowed',
-    example: 'This takes the role editor; yours is viewer.'
+    example: 'This needs the role editor; yours is viewer.'
   },
   registration_closed: {
     status: 403,
@@ -74,7 +74,7 @@ export const problems = {
   already_exists: {
     status: 409,
     title: 'Already exists',
-    example: 'There already is a flow with this id. Choose another.'
+    example: 'There is already a flow with this id. Choose another.'
   },
   already_created: {
     status: 409,
@@ -96,7 +96,7 @@ export const problems = {
     status: 409,
     title: 'Transition not allowed',
     example:
-      'Execution 019b76da-a800-7000-8000-000000000011 is success: it cannot become running any more.'
+      'Execution 019b76da-a800-7000-8000-000000000011 is success and can no longer become running.'
   },
   last_admin: {
     status: 409,

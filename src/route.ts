@@ -135,7 +135,7 @@ export function includesRole(role: Role, needed: Role): boolean {
 
 /** @throws ApiError `not_found` for an API key */
 export function userIdOf({ account }: Caller): string {
-  if (account.id !== account.owner) throw new ApiError('not_found', 'An API key is no user.')
+  if (account.id !== account.owner) throw new ApiError('not_found', 'An API key is not a user.')
   return account.id
 }
 

@@ -17,6 +17,7 @@ import { uuid } from '../adapters/uuid.js'
 import type { AnyResource, Column } from '../schemas/resource.js'
 import { auditEntry } from './audit-entry.js'
 import { ApiError } from './problems.js'
+import { withArticle, wordsOf } from './words.js'
 
 /** On whose behalf a store acts: every audit entry says so. */
 export interface Origin {
@@ -166,7 +167,7 @@ export function createStore(storage: Storage, origin: Origin): Store {
     async replace(resource, key, values, options = {}) {
       for (let tries = 0; tries < MOST_TRIES; tries++) {
         if (await store.get(resource, key)) {
-          if (options.createOnly) unmet(`There already is such a ${resource.singular}.`)
+          if (options.createOnly) unmet(`There is already such ${withArticle(wordsOf(resource))}.`)
           try {
             return { row: await store.update(resource, key, values, options), created: false }
           } catch (error) {
@@ -176,7 +177,7 @@ export function createStore(storage: Storage, origin: Origin): Store {
           }
         }
         if (options.ifMatch)
-          unmet(`There is no such ${resource.singular}: without If-Match it is created.`)
+          unmet(`There is no such ${wordsOf(resource)}: without If-Match it is created.`)
         try {
           const row = { [resource.key]: key, ...values } as NewRow<typeof resource>
           return { row: await store.insert(resource, row, options), created: true }

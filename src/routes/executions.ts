@@ -113,12 +113,9 @@ function moveOn(
   { error, output }: Outcome
 ): Values<typeof executions> {
   if (!transitions[status].includes(next)) {
-    const allowed = transitions[status].join(', ')
-    const instead = allowed ? `, only ${allowed}` : ' any more'
-    throw new ApiError(
-      'invalid_transition',
-      `Execution ${id} is ${status}: it cannot become ${next}${instead}.`
-    )
+    const allowed = transitions[status].join(' or ')
+    const can = allowed ? `can become ${allowed}, not ${next}` : `can no longer become ${next}`
+    throw new ApiError('invalid_transition', `Execution ${id} is ${status} and ${can}.`)
   }
   const now = new Date().toISOString()
   return {

@@ -8,6 +8,7 @@ import type { AnyResource } from '../../schemas/resource.js'
 import type { Attempt } from '../idempotency.js'
 import { type Caller, etag, ifMatchOf, isCreateOnly, type Operation, route } from '../route.js'
 import { type ChangeOptions, newKey } from '../store.js'
+import { pluralOf, withArticle, wordsOf } from '../words.js'
 
 const DEFAULT_LIMIT = 50
 const MOST_LIMIT = 250
@@ -53,7 +54,7 @@ export function resourceRoutes<R extends AnyResource>(
   const item = `/${path}/:${key}`
   const params = keyParams(resource)
   const shown = Type.Ref(resource.view.$id)
-  const one = describeOne(resource)
+  const one = withArticle(wordsOf(resource))
 
   function operation(verb: string, summary: string): Operation {
     return { id: `${verb}${resource.view.$id}`, tag: path, summary }
@@ -357,17 +358,4 @@ function isReferredTo({ name }: AnyResource): boolean {
   return resources.some(({ references }) =>
     references.some(({ to, onDelete }) => to === name && onDelete === 'restrict')
   )
-}
-
-function wordsOf({ singular }: AnyResource): string {
-  return singular.replaceAll('_', ' ').replace(/^api\b/, 'API')
-}
-
-function describeOne(resource: AnyResource): string {
-  const words = wordsOf(resource)
-  return `${/^[aeiou]/i.test(words) && !words.startsWith('us') ? 'an' : 'a'} ${words}`
-}
-
-function pluralOf(words: string): string {
-  return `${words.replace(/(?<=[^aeiou])y$/, 'ie')}s`
 }

@@ -97,7 +97,7 @@ for (const on of testStorages)
         ] as const)
           t.match((await write(method, url, body)).json(), {
             code: 'not_found',
-            detail: 'An API key is no user.'
+            detail: 'An API key is not a user.'
           })
 
         const all = api.as((await create({ role: 'admin' })).key)
