@@ -1,4 +1,4 @@
-import { StorageError } from './errors.js'
+import { isStorageError, StorageError } from './errors.js'
 import { type Migration, unknownMigrations } from './migrations.js'
 
 /**
@@ -27,7 +27,7 @@ export function assertSchemaLevel(
  */
 export function namingMigrations(known: readonly Migration[]) {
   return (error: unknown): never => {
-    if (!(error instanceof StorageError && error.code === 'schema_outdated')) throw error
+    if (!isStorageError(error, 'schema_outdated')) throw error
     throw missingMigrations(known, error)
   }
 }
