@@ -1,4 +1,6 @@
 import pg from 'pg'
+import { reasonOf } from '../reason.js'
+import { StorageError } from './errors.js'
 import {
   type Migration,
   pendingMigrations,
@@ -100,7 +102,10 @@ async function applyMigration(
   client: pg.Client,
   { version, sql, checksum }: Migration
 ): Promise<void> {
-  await client.query(sql)
+  await client.query(sql).catch((cause) => {
+    const message = `The migration ${version} failed, and nothing of it is stored: ${reasonOf(cause)}`
+    throw new StorageError('unavailable', { cause }, message)
+  })
   const { rowCount } = await client.query(
     'update public.schema_migrations set checksum = $2 where version = $1',
     [version, checksum]
