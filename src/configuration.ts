@@ -67,7 +67,8 @@ function isProxy(text: string): boolean {
 
 /** The origins that pages may call from; `*` alone is any. */
 export function originsOf({ CORS_ORIGIN }: Pick<Environment, 'CORS_ORIGIN'>): string[] {
-  return CORS_ORIGIN?.split(',').map((each) => each.trim()) ?? []
+  const parts = CORS_ORIGIN?.split(',').map((each) => each.trim()) ?? []
+  return parts.filter((each) => each !== '')
 }
 
 /** Whoever names an origin means no other, and * would allow all. */

@@ -122,15 +122,20 @@ export async function seedDemoData(
   password: string = demoLogin.password
 ): Promise<Seeded> {
   const store = createStore(storage, { tenant, actor: 'system', requestId: null })
-  const known = await store.get(users, adminId)
-  if (known) await keepAccount(identity, known.email, password)
-  const admin = known ?? (await makeAdmin(store, identity, password))
+  const seeded = await seedAdmin(store, identity, password)
   for (const [resource, row] of rows)
     if (!(await store.get(resource, row[resource.key as never]))) await store.insert(resource, row)
   const name = 'SLACK_TOKEN'
   if (!(await store.get(secrets, name)))
     await store.insert(secrets, { name, ...keyring.seal('not-a-real-token', [tenant, name]) })
-  return { admin, signsIn: !known || (await identity.checkPassword(known, password)) }
+  return seeded
+}
+
+async function seedAdmin(store: Store, identity: Identity, password: string): Promise<Seeded> {
+  const known = await store.get(users, adminId)
+  if (!known) return { admin: await makeAdmin(store, identity, password), signsIn: true }
+  await keepAccount(identity, known.email, password)
+  return { admin: known, signsIn: await identity.checkPassword(known, password) }
 }
 
 /** With the tenant, where there is none: a tenant without an admin is nobody's. */
@@ -148,13 +153,14 @@ async function makeAdmin(store: Store, identity: Identity, password: string): Pr
     const taken = takenByOthers(error)
     if (!taken) throw error
     throw new ConfigurationError(
-      `The demo data cannot be made here: another tenant has ${taken}. Take an empty storage.`,
+      `The demo data cannot be made here: ${taken} is taken. Use an empty storage.`,
       { cause: error }
     )
   }
   return store.need(users, adminId)
 }
 
+/** What of the demo others have. */
 function takenByOthers(error: unknown): string | null {
   if (error instanceof AccountError && error.code === 'email_taken') return demoLogin.email
   if (!isStorageError(error, 'conflict')) return null

@@ -87,13 +87,18 @@ function associatedData(context: readonly string[]): Buffer {
 
 /**
  * Proves each key against a value that was sealed with it before, and leaves such a value for the
- * next start where there is none. Comes before anything is written with the keys.
+ * next start where there is none, unless told not to. Comes before anything is written with the keys.
  *
  * @throws DecryptionError naming the key that is not the one it was.
  */
-export async function verifyKeys(storage: Storage, keyring: Keyring): Promise<void> {
+export async function verifyKeys(
+  storage: Storage,
+  keyring: Keyring,
+  mayLeave = true
+): Promise<void> {
   for (const id of keyring.ids) {
-    if ((await storage.get(canaries, id)) === null) await leaveCanary(storage, keyring, id)
+    if (mayLeave && (await storage.get(canaries, id)) === null)
+      await leaveCanary(storage, keyring, id)
     const row = await storage.get(canaries, id)
     if (row) assertOpens(keyring, id, row.canary)
   }

@@ -5,6 +5,7 @@ import {
   loadEnvironmentFiles,
   readEnvironment
 } from './configuration.js'
+import { verifyKeys } from './encryption.js'
 import { checkSecrets, type KeyReport, rotateSecrets } from './key-rotation.js'
 import { openBackend } from './open.js'
 
@@ -32,6 +33,8 @@ async function main(args: readonly string[]): Promise<void> {
     throw new ConfigurationError('Secrets in memory end with the server that has them.')
   const { storage, keys } = await openBackend(env, { mayMake: false })
   try {
+    // A key that nothing was written with may be a mistake, which a look must not make the truth.
+    if (name === 'rotate') await verifyKeys(storage, keys.keyring)
     const run = commands[name as keyof typeof commands]
     const progress = progressLine()
     const report = await run(storage, keys.keyring, { onProgress: progress.show })

@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import { linkSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import type { StorageEntry } from '../adapters/storage/registry.js'
@@ -132,10 +132,11 @@ function readOrMakeKeyFile(path: string): FoundKeys {
  * false where the other was first.
  */
 function makeKeyFile(path: string): boolean {
-  const draft = `${path}.${process.pid}`
+  // Not named by the process: in containers all are number 1.
+  const draft = `${path}.${randomUUID()}`
   try {
     mkdirSync(dirname(path), { recursive: true })
-    writeFileSync(draft, JSON.stringify(makeKeys()), { mode: 0o600 })
+    writeFileSync(draft, JSON.stringify(makeKeys()), { mode: 0o600, flag: 'wx' })
     linkSync(draft, path)
     return true
   } catch (cause) {

@@ -1,4 +1,3 @@
-import { existsSync } from 'node:fs'
 import type { Identity } from '../adapters/identity/port.js'
 import { openIdentity } from '../adapters/identity/registry.js'
 import type { LlmProvider } from '../adapters/llm/port.js'
@@ -7,12 +6,7 @@ import type { Storage } from '../adapters/storage/port.js'
 import { openDriver } from '../adapters/storage/registry.js'
 import { createStorage } from '../adapters/storage/storage.js'
 import type { Environment } from '../schemas/environment.js'
-import {
-  ConfigurationError,
-  chooseStorage,
-  readProviders,
-  type StorageChoice
-} from './configuration.js'
+import { chooseStorage, readProviders, type StorageChoice } from './configuration.js'
 import { verifyKeys } from './encryption.js'
 import { type Keys, loadKeys } from './keys.js'
 
@@ -25,7 +19,7 @@ export interface Opened {
 }
 
 export interface OpenOptions {
-  /** Whether a database file, or keys, that are missing are made. They are by default. */
+  /** Whether what is missing is made: a database file, keys, what tells keys. True by default. */
   readonly mayMake?: boolean
 }
 
@@ -36,11 +30,10 @@ export async function openBackend(
 ): Promise<Opened> {
   const choice = chooseStorage(env)
   const { entry } = choice
-  if (!mayMake) assertThere(entry.file?.(env))
   const keys = loadKeys(env, entry, mayMake)
-  const storage = createStorage(await openDriver(entry, env))
+  const storage = createStorage(await openDriver(entry, env, mayMake))
   try {
-    await verifyKeys(storage, keys.keyring)
+    await verifyKeys(storage, keys.keyring, mayMake)
     const identity = await openIdentity({
       kind: entry.identity,
       env,
@@ -52,14 +45,6 @@ export async function openBackend(
     await storage.close()
     throw error
   }
-}
-
-/** @throws ConfigurationError */
-function assertThere(file: string | undefined): void {
-  if (file && !existsSync(file))
-    throw new ConfigurationError(
-      `There is no database at ${file}: set SQLITE_PATH to the one that the server uses.`
-    )
 }
 
 /** The LLM providers that the environment names. @throws ConfigurationError */

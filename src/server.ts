@@ -54,9 +54,7 @@ interface Parts {
 
 async function serve({ env, providers, backend, redis, close }: Parts): Promise<void> {
   const { choice, storage, identity, keys } = backend
-  const seeded = isForDemo(env, choice.entry)
-    ? await seedDemoData(storage, identity, keys.keyring)
-    : undefined
+  const seeded = isForDemo(env, choice.entry) ? await seed(backend) : undefined
 
   const stopping = new AbortController()
   const app = await buildApp({
@@ -106,6 +104,17 @@ const reasons: Readonly<Record<string, (port: number, host: string) => string>> 
   ENOTFOUND: (_, host) => `HOST ${host} is not an address of this machine.`
 }
 
+/** Nobody asked for it, so what is in its way keeps no server from starting. */
+async function seed({ storage, identity, keys }: Opened): Promise<Seeded | undefined> {
+  try {
+    return await seedDemoData(storage, identity, keys.keyring)
+  } catch (error) {
+    if (!(error instanceof ConfigurationError)) throw error
+    process.stderr.write(`${error.message}\n`)
+    return undefined
+  }
+}
+
 /** Whether it may have an admin whose password everybody knows: nobody else works with these rows. */
 function isForDemo(env: Environment, { isKept, file }: StorageEntry): boolean {
   return env.NODE_ENV !== 'production' && (!isKept || (development && file !== undefined))
@@ -122,7 +131,7 @@ function announce(env: Environment, opened: Opened, port: number, seeded?: Seede
     `  Storage   ${entry.kind} (${reason})`
   ]
   if (!entry.isKept) lines.push('            Nothing is kept when this process ends.')
-  if (seeded?.signsIn) lines.push(`  Sign in   ${demoLogin.email} / ${demoLogin.password}`)
+  if (seeded?.signsIn) lines.push(`  Sign in   ${seeded.admin.email} / ${demoLogin.password}`)
   else if (seeded) lines.push(`  Sign in   ${seeded.admin.email}, with the password you chose`)
   else if (env.REGISTRATION === 'open') lines.push(`  Sign up   POST ${api}/auth/register`)
   if (opened.keys.origin) lines.push(`  Keys      ${opened.keys.origin}`)

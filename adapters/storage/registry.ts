@@ -13,7 +13,8 @@ export interface StorageEntry {
   readonly isKept: boolean
   /** The file that they are in, where nobody else has them. Variables that choose it may be unset. */
   readonly file?: (env: Environment) => string
-  readonly open: (env: Environment) => Promise<Driver>
+  /** `mayMake`: whether what is missing is made, where the storage can do that. */
+  readonly open: (env: Environment, mayMake: boolean) => Promise<Driver>
 }
 
 /**
@@ -47,7 +48,8 @@ export const storages: readonly StorageEntry[] = [
     identity: 'local',
     isKept: true,
     file: sqliteFile,
-    open: async (env) => (await import('./sqlite.js')).openSqlite({ path: sqliteFile(env) })
+    open: async (env, mayMake) =>
+      (await import('./sqlite.js')).openSqlite({ path: sqliteFile(env), mayMake })
   },
   {
     kind: 'memory',
@@ -63,9 +65,13 @@ function sqliteFile({ SQLITE_PATH = './data/app.db' }: Environment): string {
 }
 
 /** @throws StorageError `driver_missing` where a package of the storage is not installed. */
-export async function openDriver(entry: StorageEntry, env: Environment): Promise<Driver> {
+export async function openDriver(
+  entry: StorageEntry,
+  env: Environment,
+  mayMake = true
+): Promise<Driver> {
   try {
-    return await entry.open(env)
+    return await entry.open(env, mayMake)
   } catch (cause) {
     if (!isModuleMissing(cause)) throw cause
     const message = `The packages of the ${entry.kind} storage are not installed. Run npm ci.`

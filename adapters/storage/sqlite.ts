@@ -1,4 +1,4 @@
-import { accessSync, constants, mkdirSync } from 'node:fs'
+import { accessSync, constants, existsSync, mkdirSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import { resources } from '../../schemas/registry.js'
@@ -21,6 +21,8 @@ export interface SqliteOptions {
   readonly path: string
   /** The file may not grow beyond this many pages of 4096 bytes. Unlimited by default. */
   readonly maxPages?: number
+  /** Whether a database is made where there is none. True by default. */
+  readonly mayMake?: boolean
   /** How long commits wait, in milliseconds, while another process holds the write lock. */
   readonly lockTimeout?: number
 }
@@ -240,12 +242,14 @@ function answer(members: readonly Member[], outcomes: readonly Outcome[]): void 
 }
 
 /** The connection, and the newest migration of its schema. */
-function openDatabase({ path, maxPages }: SqliteOptions) {
+function openDatabase({ path, maxPages, mayMake = true }: SqliteOptions) {
   return guard(() => {
-    makeFolder(dirname(resolve(path)))
+    if (mayMake) makeFolder(dirname(resolve(path)))
+    else if (!existsSync(path)) throw noDatabase(path)
     assertWritable(path)
-    const db = new Database(path, { timeout: lockTimeoutAtStart })
+    const db = new Database(path, { timeout: lockTimeoutAtStart, fileMustExist: !mayMake })
     try {
+      if (!mayMake && !hasMigrations(db)) throw noDatabase(path)
       // Must come before the first table; has no effect on a file that has one.
       db.pragma('auto_vacuum = INCREMENTAL')
       db.pragma('journal_mode = WAL')
@@ -259,6 +263,16 @@ function openDatabase({ path, maxPages }: SqliteOptions) {
       throw error
     }
   })
+}
+
+function noDatabase(path: string): StorageError {
+  const message = `There is no database of the API at ${path}. Name the file that the server uses.`
+  return new StorageError('unavailable', {}, message)
+}
+
+function hasMigrations(db: Connection): boolean {
+  const sql = "select 1 from sqlite_schema where type = 'table' and name = 'schema_migrations'"
+  return db.prepare(sql).get() !== undefined
 }
 
 function makeFolder(folder: string): void {

@@ -49,7 +49,10 @@ await withStack(t, startPostgres, async (server) => {
     t.match(await migrate([], { DATABASE_URL }), { code: 1, errors: /^.*missing.*\n$/ })
     const readOnly = new URL(server.url(await server.createDatabase('empty')))
     readOnly.searchParams.set('options', '-c default_transaction_read_only=on')
-    const refused = { code: 1, errors: /^The migration 20261123000000_init failed, .*read-only transaction\n$/ }
+    const refused = {
+      code: 1,
+      errors: /^The migration 20261123000000_init failed, .*read-only transaction\n$/
+    }
     t.match(await migrate([], { DATABASE_URL: readOnly.href }), refused)
   })
 })

@@ -97,7 +97,7 @@ t.test('a database or keys that are not there are not made, and not called well'
   for (const command of ['check', 'rotate'])
     t.match(await runKeys(folder, missing, command), {
       code: 1,
-      output: /^There is no database at \.\/missing\.db: set SQLITE_PATH/
+      output: /^There is no database of the API at \.\/missing\.db\. Name the file/
     })
   t.strictSame(readdirSync(folder), [])
   await runProgram('seed', folder, {
@@ -110,6 +110,35 @@ t.test('a database or keys that are not there are not made, and not called well'
     output: /^ENCRYPTION_KEY is not set, and there is no key file \.\/app\.db\.keys/
   })
   t.notOk(readdirSync(folder).includes('app.db.keys'))
+})
+
+t.test('a look changes nothing: neither another file, nor what the keys are told by', async (t) => {
+  const folder = temporaryFolder(t)
+  const other = new Database(join(folder, 'other.db'))
+  other.exec('create table photos (name text)')
+  const elsewhere = { SQLITE_PATH: './other.db', ENCRYPTION_KEY: key() }
+  t.match(await runKeys(folder, elsewhere, 'check'), {
+    code: 1,
+    output: /^There is no database of the API/
+  })
+  t.strictSame(other.prepare('select name from sqlite_schema').pluck().all(), ['photos'])
+  other.close()
+
+  const env = { SQLITE_PATH: './app.db', AUTH_SECRET: key() }
+  const first = key()
+  await runProgram('seed', folder, { ...env, ENCRYPTION_KEY: first })
+  const withNew = () => ({ ...env, ENCRYPTION_KEY: `default:${first},new:${key()}` })
+  t.equal((await runKeys(folder, withNew(), 'check')).code, 0)
+  t.equal(
+    (await runKeys(folder, withNew(), 'check')).code,
+    0,
+    'another key of that id, still unused'
+  )
+  t.equal((await runKeys(folder, withNew(), 'rotate')).code, 0)
+  t.match(await runKeys(folder, withNew(), 'rotate'), {
+    code: 1,
+    output: /^The encryption key new is not/
+  })
 })
 
 t.test('the keys beside the database serve, and a secret of tokens is not needed', async (t) => {

@@ -38,7 +38,7 @@ t.test('seed, keys and migrate run from the sources', async (t) => {
 
   const keys = runScript(t, 'keys', 'check')
   t.equal(await keys.ended(), 1, keys.output())
-  t.match(keys.output(), 'There is no database at')
+  t.match(keys.output(), 'there is no key file')
 
   const migrate = runScript(t, 'migrate', 'up')
   t.equal(await migrate.ended(), 2, migrate.output())

@@ -98,10 +98,7 @@ for (const [what, tenantName, email] of [
     })
     const { code, output } = await runProgram('seed', folder, { SQLITE_PATH: './app.db' })
     t.equal(code, 1)
-    t.equal(
-      output,
-      `The demo data cannot be made here: another tenant has ${what}. Take an empty storage.\n`
-    )
+    t.equal(output, `The demo data cannot be made here: ${what} is taken. Use an empty storage.\n`)
     t.equal(await storage.get({ resource: tenants, tenant: demoTenant }, demoTenant), null)
     await storage.close()
   })

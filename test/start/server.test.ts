@@ -3,6 +3,7 @@ import { existsSync, statSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
+import Database from '../../adapters/storage/better-sqlite3.js'
 import { freePort } from '../support/free-port.js'
 import { startPostgres } from '../support/postgres-stack.js'
 import { startRedis } from '../support/redis.js'
@@ -91,6 +92,29 @@ t.test('--dev tells no password that it did not set', async (t) => {
   t.equal((await post(`${api}/auth/login`, demo)).status, 401)
   t.notMatch(child.output(), demo.password)
   t.match(child.output(), 'Sign in   admin@example.com, with the password you chose')
+})
+
+t.test('--dev starts where the demo data cannot be made, and tells who signs in', async (t) => {
+  const folder = temporaryFolder(t)
+  const file = join(folder, 'data/app.db')
+  const first = startServer(t, folder, {}, { args: ['--dev'] })
+  await addressOf(first)
+  first.signal('SIGTERM')
+  await first.ended()
+  const db = new Database(file)
+  db.exec("update users set email = 'ada@example.com'")
+  const renamed = startServer(t, folder, {}, { args: ['--dev'] })
+  await addressOf(renamed)
+  t.match(renamed.output(), `Sign in   ada@example.com / ${demo.password}`)
+  renamed.signal('SIGTERM')
+  await renamed.ended()
+  db.exec(
+    "update users set email = 'admin@example.com', id = '019b76da-a800-7000-8000-000000000099'"
+  )
+  db.close()
+  const taken = startServer(t, folder, {}, { args: ['--dev'] })
+  t.equal((await fetch(`${await addressOf(taken)}/health`)).status, 200)
+  t.match(taken.output(), 'admin@example.com is taken. Use an empty storage.')
 })
 
 t.test('--dev makes no demo data where others may work, too', async (t) => {
