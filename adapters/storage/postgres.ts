@@ -61,6 +61,8 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
   const connections = openConnections(settings)
   const known = readMigrations('postgres')
   const { track, settled } = trackRequests()
+  /** Those of which a page was cut: what takes time is to read their rows, and not the plan. */
+  const longTables = new Set<AnyResource>()
   // Well before the answer is given up: a commit that is refused for a lock is not stored later.
   const lockTimeout = String(Math.ceil(settings.timeoutMs / 2))
 
@@ -173,13 +175,15 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
     },
 
     async page(resource, tenant, query) {
-      const statement = pageStatement(resource, tenant, query)
-      const brief = isBrief(tenant, query) && statement.onePlan ? resource : undefined
+      const isLong = longTables.has(resource)
+      const statement = pageStatement(resource, tenant, query, isLong)
+      const brief = isBrief(tenant, query) && statement.onePlan && !isLong ? resource : undefined
       const [found] = await track(read(statement, brief))
       const [total, cut, ...lists] = found as [string | null, boolean | null, ...SqlList[]]
       const { known, columns } = askedColumns(resource, tenant)
       const rows = decodeLists(columns, lists.map(parseList), known)
       const page = { rows, cut: cut === true }
+      if (page.cut) longTables.add(resource)
       return total === null ? page : { ...page, total: Number(total) }
     },
 
@@ -272,7 +276,8 @@ function isBrief(tenant: TenantId | null, { count, limit }: DriverQuery): boolea
 function pageStatement(
   resource: AnyResource,
   tenant: TenantId | null,
-  query: DriverQuery
+  query: DriverQuery,
+  isLong: boolean
 ): Statement {
   const { filter, since, until, order, limit, size, after, count } = query
   const { columns } = askedColumns(resource, tenant)
@@ -288,12 +293,13 @@ function pageStatement(
 
   const beyond = order === 'asc' ? '>' : '<'
   if (after) where.add(`(${at}, ${key}) ${beyond} (?, ?)`, after.at, after.key)
-  const ordered = `select ${columns.map(listed)} from ${table(resource)} t ${where.text}
+  const ordered = `select ${columns.map(isLong ? selected : selectedText)} from ${table(resource)} t ${where.text}
     order by ${at} ${order}, ${key} ${order} limit ${plannedLimit(limit)}`
   const rows = `select * from (${ordered}) p limit ${where.value(limit)}`
-  const unbounded = columns.filter((each) => each.unbounded)
-  const fitting = unbounded.length ? withinSize(rows, unbounded, where.value(size)) : rows
-  const cut = unbounded.length ? 'bool_and(r.goes_on)' : 'false'
+  const within = isLong ? walkedWithinSize : withinSize
+  const [fitting, cut]: Fitting = columns.some(({ unbounded }) => unbounded)
+    ? within(rows, columns, where.value(size))
+    : [rows, 'false']
   const total = count ? `(${all})` : 'null'
   // A list for each column takes Postgres and us less time than an object, or a message, for each row.
   return {
@@ -303,14 +309,43 @@ function pageStatement(
   }
 }
 
-/** The rows up to the one with which they come to the size, and whether others follow. */
-function withinSize(rows: string, unbounded: readonly Column[], size: string): string {
-  const sizes = unbounded.map(({ name }) => `coalesce(octet_length(s."${name}"), 0)`)
-  return `
+/** The rows up to the one with which they come to the size, and how to tell that others follow. */
+type Fitting = readonly [rows: string, cut: string]
+
+/** For the text of a value Postgres reads and unpacks it, here of all rows, which are given with it. */
+function withinSize(rows: string, columns: readonly Column[], size: string): Fitting {
+  const fitting = `
     select * from (
-      select *, sum(${sizes.join(' + ')}) over before as size_before, lead(1) over before is not null as goes_on
-      from (${rows}) s window before as (rows between unbounded preceding and 1 preceding)
+      select *, sum(${textSize(columns)}) over before as size_before, lead(1) over before is not null as goes_on
+      from (${rows}) t
+      window before as (rows between unbounded preceding and 1 preceding)
     ) w where coalesce(size_before, 0) < ${size}`
+  return [fitting, 'bool_and(r.goes_on)']
+}
+
+/** Row by row, and no further: a step for each is slow, but not as slow as rows that are long. */
+function walkedWithinSize(rows: string, columns: readonly Column[], size: string): Fitting {
+  const texts = `lateral (select ${columns.map(walkedText)} from (select s.*) t offset 0) t`
+  const fitting = `
+    with recursive stored as materialized (
+      select *, row_number() over () as row_place from (${rows}) p
+    ), walk as (
+      select s.row_place, ${textSize(columns)}::bigint as row_size, t.*
+      from stored s, ${texts} where s.row_place = 1
+      union all
+      select s.row_place, walk.row_size + ${textSize(columns)}, t.*
+      from walk join stored s on s.row_place = walk.row_place + 1, ${texts}
+      where walk.row_size < ${size}
+    )
+    select *, (select max(row_place) from stored) as last_place from walk`
+  return [fitting, 'max(r.last_place) > max(r.row_place)']
+}
+
+function textSize(columns: readonly Column[]): string {
+  const sizes = columns
+    .filter(({ unbounded }) => unbounded)
+    .map(({ name }) => `coalesce(octet_length(${column(name)}), 0)`)
+  return `(${sizes.join(' + ')})`
 }
 
 /** The columns of a page, but for the tenant where it is known. */
@@ -320,8 +355,13 @@ function askedColumns({ columns, scope }: AnyResource, tenant: TenantId | null) 
 }
 
 /** JSON as text: Postgres makes it once, for its size and for the list. */
-function listed(each: Column): string {
+function selectedText(each: Column): string {
   return each.kind === 'json' ? `${column(each.name)}::text as "${each.name}"` : selected(each)
+}
+
+/** Of a row that was selected before. */
+function walkedText(each: Column): string {
+  return each.kind === 'json' ? selectedText(each) : column(each.name)
 }
 
 function aggregated({ name, kind }: Column): string {

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createClient } from '@supabase/supabase-js'
+import type { AnyResource } from '../../schemas/resource.js'
 import { fetchText, NoAnswer, parseError } from '../fetch-text.js'
 import { createKeepAliveFetch } from '../keep-alive-fetch.js'
 import type { Driver, DriverQuery } from './driver.js'
@@ -47,6 +48,8 @@ export async function openSupabase(options: SupabaseOptions): Promise<Driver> {
   const client = createServiceClient(options, connections.fetch)
   const known = readMigrations('postgres')
   const { track, settled } = trackRequests()
+  /** Those of which a page was cut: what takes time is to read their rows. */
+  const longTables = new Set<AnyResource>()
 
   /** Reads are repeated while the connection breaks, and until the time is up. */
   function read(send: Send): Promise<unknown> {
@@ -108,10 +111,12 @@ export async function openSupabase(options: SupabaseOptions): Promise<Driver> {
     },
 
     async page(resource, tenant, query) {
-      const input = { resource: resource.name, tenant, query: encodeQuery(query) }
+      const asked = encodeQuery(query, longTables.has(resource))
+      const input = { resource: resource.name, tenant, query: asked }
       const answer = await read((signal) => client.rpc('read_page', input).abortSignal(signal))
       const { rows, cut, total } = (answer ?? {}) as PageAnswer
       const page = { rows: rowsOf(rows).map((row) => decodeRow(resource, row)), cut: cut === true }
+      if (page.cut) longTables.add(resource)
       return typeof total === 'number' ? { ...page, total } : page
     },
 
@@ -239,6 +244,6 @@ function rowsOf(answer: unknown): RawRow[] {
   throw new StorageError('unavailable', {}, 'Supabase cannot be used: it answered something else.')
 }
 
-function encodeQuery(query: DriverQuery) {
-  return { ...query, filter: Object.fromEntries(query.filter) }
+function encodeQuery(query: DriverQuery, long: boolean) {
+  return { ...query, filter: Object.fromEntries(query.filter), long }
 }

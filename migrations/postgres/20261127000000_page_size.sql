@@ -1,6 +1,6 @@
 -- `query` has a `size`, too, and the answer is {rows, cut, total}: a page ends with the row with which
 -- its rows come to so many bytes of JSON, and is cut where others would have followed. A release that
--- gives no size gets whole pages.
+-- gives no size gets whole pages. `long` says that the rows of the table are.
 
 create or replace function public.read_page(resource text, tenant text, query jsonb) returns json
 language plpgsql stable
@@ -44,18 +44,44 @@ begin
     );
   end if;
 
-  execute format(
-    'select coalesce(json_agg(page.row), ''[]''), coalesce(bool_and(page.goes_on), false) from (
-       select *, sum(octet_length(listed.row::text)) over before as size_before,
-         lead(1) over before is not null as goes_on
-       from (
-         select to_json(t) as row from public.%1$I t where %2$s%3$s
-         order by t.%4$I %6$s, t.%5$I %6$s limit %7$L
-       ) listed window before as (rows between unbounded preceding and 1 preceding)
-     ) page where coalesce(size_before, 0) < coalesce(%8$L, ''infinity'')::float8',
-    api_table.name, condition, beyond, api_table.order_column, api_table.key_column, direction,
-    query->>'limit', query->>'size'
-  ) into rows, cut;
+  if (query->>'long')::boolean then
+    -- Row by row, and no further: a step for each is slow, but not as slow as rows that are long.
+    execute format(
+      'with recursive stored as materialized (
+         select row_number() over () as place, listed.key from (
+           select t.%5$I as key from public.%1$I t where %2$s%3$s
+           order by t.%4$I %6$s, t.%5$I %6$s limit %7$L
+         ) listed
+       ), walk as (
+         select s.place, found.row, octet_length(found.row::text)::bigint as size
+         from stored s, lateral (
+           select to_json(t) as row from public.%1$I t where t.%5$I = s.key and %2$s offset 0
+         ) found where s.place = 1
+         union all
+         select s.place, found.row, walk.size + octet_length(found.row::text)
+         from walk join stored s on s.place = walk.place + 1, lateral (
+           select to_json(t) as row from public.%1$I t where t.%5$I = s.key and %2$s offset 0
+         ) found where walk.size < %8$L
+       )
+       select coalesce(json_agg(walk.row), ''[]''),
+         coalesce((select max(place) from stored) > max(walk.place), false) from walk',
+      api_table.name, condition, beyond, api_table.order_column, api_table.key_column, direction,
+      query->>'limit', query->>'size'
+    ) into rows, cut;
+  else
+    execute format(
+      'select coalesce(json_agg(page.row), ''[]''), coalesce(bool_and(page.goes_on), false) from (
+         select *, sum(octet_length(listed.row::text)) over before as size_before,
+           lead(1) over before is not null as goes_on
+         from (
+           select to_json(t) as row from public.%1$I t where %2$s%3$s
+           order by t.%4$I %6$s, t.%5$I %6$s limit %7$L
+         ) listed window before as (rows between unbounded preceding and 1 preceding)
+       ) page where coalesce(size_before, 0) < coalesce(%8$L, ''infinity'')::float8',
+      api_table.name, condition, beyond, api_table.order_column, api_table.key_column, direction,
+      query->>'limit', query->>'size'
+    ) into rows, cut;
+  end if;
   if (query->>'count')::boolean then
     execute format('select count(*) from public.%I t where %s', api_table.name, condition) into total;
   end if;

@@ -201,6 +201,17 @@ export const listCases: readonly StorageCase[] = [
         'a row that is longer than a page is one by itself'
       )
       assert.equal(last.next, null)
+
+      const short: Stored[] = []
+      for (const [i, definition] of [null, 'null', { 'ü"\u2028': [1.5, null, ''] }].entries()) {
+        const given = { description: '', definition }
+        const n = baseOf(templates) + 30 + i
+        short.push(await seed(storage, templates, tenant, { n, given, at: instant(30 + i) }))
+      }
+      const among = { ...query, since: instant(30).toISOString() }
+      const { rows, next } = await storage.list({ resource: templates, tenant }, among)
+      assert.deepEqual(rows, short, 'short rows are read as ever where others are long')
+      assert.equal(next, null)
     }
   },
   {
