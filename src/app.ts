@@ -128,9 +128,10 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     xPermittedCrossDomainPolicies: false,
     xXssProtection: false
   })
-  if (env.CORS_ORIGIN)
+  const origins = originsOf(env)
+  if (origins.length)
     await app.register(cors, {
-      origin: env.CORS_ORIGIN === '*' ? '*' : originsOf(env),
+      origin: origins,
       methods: ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'],
       // An OPTIONS that is no preflight is answered as one: the refusal would be no problem document.
       strictPreflight: false,

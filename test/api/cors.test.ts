@@ -26,6 +26,14 @@ t.test('another origin is allowed nothing', async (t) => {
   t.notOk(answer.headers['access-control-allow-origin'])
 })
 
+t.test('any origin is allowed where * is all that the list has', async (t) => {
+  for (const CORS_ORIGIN of ['*', '*,']) {
+    const { app } = await testApi(t, { env: { CORS_ORIGIN } })
+    const answer = await app.inject({ method: 'OPTIONS', url: '/api/flows/x', headers: { origin } })
+    t.equal(answer.headers['access-control-allow-origin'], '*', CORS_ORIGIN)
+  }
+})
+
 t.test('without CORS_ORIGIN an OPTIONS finds nothing', async (t) => {
   const { app } = await testApi(t)
   const answer = await app.inject({ method: 'OPTIONS', url: '/api/flows/x', headers: { origin } })
