@@ -4,6 +4,7 @@ import { pathToFileURL } from 'node:url'
 import pg from 'pg'
 import type { TenantId } from '../adapters/storage/port.js'
 import { openPostgres } from '../adapters/storage/postgres.js'
+import { PAGE_SIZE } from '../adapters/storage/storage.js'
 import { templates } from '../schemas/templates.js'
 import { startPostgres } from '../test/support/postgres-stack.js'
 
@@ -53,7 +54,7 @@ async function driverContender(url: string): Promise<Contender> {
     until: undefined,
     order: 'desc',
     limit: 50,
-    size: 4 * 1024 * 1024,
+    size: PAGE_SIZE,
     count: false
   } as const
   return {

@@ -97,9 +97,11 @@ export async function verifyKeys(
   mayLeave = true
 ): Promise<void> {
   for (const id of keyring.ids) {
-    if (mayLeave && (await storage.get(canaries, id)) === null)
+    let row = await storage.get(canaries, id)
+    if (!row && mayLeave) {
       await leaveCanary(storage, keyring, id)
-    const row = await storage.get(canaries, id)
+      row = await storage.get(canaries, id)
+    }
     if (row) assertOpens(keyring, id, row.canary)
   }
 }

@@ -176,11 +176,11 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
 
     async page(resource, tenant, query) {
       const isLong = longTables.has(resource)
-      const statement = pageStatement(resource, tenant, query, isLong)
+      const { known, columns } = askedColumns(resource, tenant)
+      const statement = pageStatement(resource, columns, tenant, query, isLong)
       const brief = isBrief(tenant, query) && statement.onePlan && !isLong ? resource : undefined
       const [found] = await track(read(statement, brief))
       const [total, cut, ...lists] = found as [string | null, boolean | null, ...SqlList[]]
-      const { known, columns } = askedColumns(resource, tenant)
       const rows = decodeLists(columns, lists.map(parseList), known)
       const page = { rows, cut: cut === true }
       if (page.cut) longTables.add(resource)
@@ -275,12 +275,12 @@ function isBrief(tenant: TenantId | null, { count, limit }: DriverQuery): boolea
 
 function pageStatement(
   resource: AnyResource,
+  columns: readonly Column[],
   tenant: TenantId | null,
   query: DriverQuery,
   isLong: boolean
 ): Statement {
   const { filter, since, until, order, limit, size, after, count } = query
-  const { columns } = askedColumns(resource, tenant)
   const [at, key] = [column(resource.order), column(resource.key)]
   const where = new Conditions()
   if (resource.scope && tenant !== null) where.add(`${column(resource.scope)} = ?`, tenant)

@@ -17,7 +17,7 @@ import { timestampOf, toTimestamp } from './timestamp.js'
  * What a page may come to, in characters, but for its last row: whoever asks for many long rows at
  * once must not take the server's memory.
  */
-const PAGE_SIZE = 4 * 1024 * 1024
+export const PAGE_SIZE = 4 * 1024 * 1024
 
 /**
  * Makes a storage of a driver: everything that must not differ between storages happens here, once.

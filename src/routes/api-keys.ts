@@ -95,12 +95,11 @@ export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
           const { expires_at = old.expires_at } = changes
           assertFuture(expires_at)
           const grace = (await hasItsRole(old, caller)) ? grace_seconds : 0
-          const graceEnd = new Date(Date.now() + grace * 1000).toISOString()
           return {
             ...keptOf(key),
             owner_id: account.owner,
             previous_hash: old.hash,
-            previous_expires_at: earliest(graceEnd, old.expires_at, expires_at),
+            previous_expires_at: earliest(Date.now() + grace * 1000, old.expires_at, expires_at),
             ...changes
           }
         },
@@ -137,7 +136,7 @@ function assertFuture(expiresAt: string | null): void {
 }
 
 /** When the old of two keys ends: it lives no longer than its row, neither as it was nor as it is. */
-function earliest(graceEnd: string, ...ends: readonly (string | null)[]): string {
-  const times = [graceEnd, ...ends].flatMap((end) => (end === null ? [] : [Date.parse(end)]))
-  return new Date(Math.min(...times)).toISOString()
+function earliest(graceEnd: number, ...ends: readonly (string | null)[]): string {
+  const times = ends.flatMap((end) => (end === null ? [] : [Date.parse(end)]))
+  return new Date(Math.min(graceEnd, ...times)).toISOString()
 }

@@ -49,6 +49,11 @@ async function isRefused(port: number): Promise<boolean> {
   }
 }
 
+/** How a request begins of whose body the rest may be long in coming. */
+function postHead(path: string, token: string, length: number): string {
+  return `POST /api${path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\nContent-Type: application/json\r\nContent-Length: ${length}\r\n\r\n`
+}
+
 t.test('it says that it is not ready while it still serves; a second signal ends it', async (t) => {
   const { child, api, token } = await startSignedIn(t, { SHUTDOWN_DELAY_MS: '600000' })
   t.equal((await fetch(`${api}/ready`)).status, 200)
@@ -83,9 +88,7 @@ t.test('what is under way ends in its own time, and what came of it is kept', as
   const body = JSON.stringify({ id: 'slow', name: 'Slow' })
   const writing = connect(port, '127.0.0.1').setEncoding('utf8')
   const written = readAll(writing as never)
-  writing.write(
-    `POST /api/flows HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body.slice(0, 5)}`
-  )
+  writing.write(postHead('/flows', token, body.length) + body.slice(0, 5))
   const agent = new Agent({ keepAlive: true })
   const [idle] = await once(httpGet(`${api}/health`, { agent }), 'response')
   await readAll(idle)
@@ -119,9 +122,7 @@ t.test('what takes longer than its time is ended', async (t) => {
   await upstream.received(0)
   const stuck = connect(port, '127.0.0.1')
   stuck.on('error', () => {})
-  stuck.write(
-    `POST /api/flows HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{`
-  )
+  stuck.write(`${postHead('/flows', token, 9)}{`)
   await (await fetch(`http://127.0.0.1:${port}/api/health`)).text()
   child.signal('SIGTERM')
   const events = readEvents(await readAll(stream))
@@ -141,9 +142,7 @@ t.test('what was ended and answered is not said to be cut', async (t) => {
   // Which the client keeps open.
   const asking = connect(port, '127.0.0.1')
   const answer = readAll(asking as never)
-  asking.write(
-    `POST /api/llm/complete HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`
-  )
+  asking.write(postHead('/llm/complete', token, body.length) + body)
   await upstream.received(0)
   child.signal('SIGTERM')
   t.match(await answer, /^HTTP\/1.1 503 .*"unavailable"/s)
@@ -161,9 +160,7 @@ t.test('so is a stream that begins after the signal, with no other under way', a
   const body = JSON.stringify({ prompt: 'Hi' })
   const asking = connect(port, '127.0.0.1')
   const answer = readAll(asking as never)
-  asking.write(
-    `POST /api/llm/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body.slice(0, 5)}`
-  )
+  asking.write(postHead('/llm/stream', token, body.length) + body.slice(0, 5))
   await (await fetch(`http://127.0.0.1:${port}/api/health`)).text()
   child.signal('SIGTERM')
   await until(() => isRefused(port))
