@@ -25,8 +25,8 @@ const extent: Extent = quick
       storageSizes: { sizes: [1000, 5000], rounds: 3, callsPerRound: 21 }
     }
   : {
-      rounds: 7,
-      seconds: 3,
+      rounds: 21,
+      seconds: 1,
       warmUpSeconds: 2,
       memoryRows: 1_000_000,
       storedRows: 20_000,
