@@ -51,7 +51,7 @@ t.test(
     const printing = copyOutput(t)
     const api = await llmApi(t, upstream.url, {
       logger: { level: 'trace', stream },
-      env: { LLM_LOG_PATH: path, LLM_TIMEOUT_MS: '200', LLM_BANNED_TERMS: 'hushword' }
+      env: { LLM_LOG_PATH: path, LLM_TIMEOUT_MS: '3000', LLM_BANNED_TERMS: 'hushword' }
     })
     const ask = { prompt: 'PROMPTMARK', system: 'SYSTEMMARK hushless' }
     let answered = ''
