@@ -149,7 +149,6 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   })
   app.decorate('signInLimit', { max: env.AUTH_RATE_LIMIT_PER_MINUTE, timeWindow: '1 minute' })
 
-  stopInOrder(app)
   const lifeMs = env.IDEMPOTENCY_TTL_HOURS * 60 * 60 * 1000
   app.decorate('idempotency', createIdempotency({ storage, keyring, lifeMs }))
 
@@ -204,6 +203,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     },
     { prefix: '/api' }
   )
+  await stopInOrder(app)
   return app
 }
 

@@ -1,6 +1,6 @@
 import type { ServerResponse } from 'node:http'
 import { Server, type Socket } from 'node:net'
-import { setImmediate as nextTurn } from 'node:timers/promises'
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { Environment } from '../schemas/environment.js'
 
@@ -44,9 +44,13 @@ export function onceGone(response: ServerResponse, listener: () => void): () => 
 }
 
 /** Closing the app then ends each connection as soon as what is under way on it has its answer. */
-export function stopInOrder(app: FastifyInstance): void {
+export async function stopInOrder(app: FastifyInstance): Promise<void> {
   const sockets = openSockets(app)
   app.addHook('preClose', () => stopAccepting(app, sockets))
+  // The hooks of plugins run after the app's own: this one after those that end what is under way.
+  await app.register(async (last) => {
+    last.addHook('preClose', () => answersSent(sockets))
+  })
 }
 
 /** The sockets of all connections that are open, those included on which nothing has come yet. */
@@ -77,3 +81,11 @@ async function stopAccepting(
   // A connection that has its last answer would be kept for the next request, and the server open.
   server.keepAliveTimeout = 1
 }
+
+/** The close of HTTP cuts answers that have ended and that their readers have not taken yet. */
+async function answersSent(sockets: ReadonlySet<Socket>): Promise<void> {
+  const isSending = ({ writableLength }: Socket) => writableLength > 0
+  while ([...sockets].some(isSending)) await sleep(SENDING_CHECK_MS)
+}
+
+const SENDING_CHECK_MS = 20

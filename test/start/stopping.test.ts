@@ -189,6 +189,27 @@ t.test('a request that has come and is not read yet is answered', async (t) => {
   for (const answer of await Promise.all(answers)) t.match(answer, /^HTTP\/1.1 200/)
 })
 
+t.test('a reader that is slow gets all of its answer', async (t) => {
+  const { app, register } = await testApi(t)
+  const { send, token } = await register()
+  // More than the system holds for a reader that takes nothing.
+  const definition = { text: 'x'.repeat(900_000) }
+  for (const id of 'abcde') await send('POST', '/flows', { id, name: 'Long', definition })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const { port } = app.server.address() as AddressInfo
+  const reader = connect(port, '127.0.0.1').setEncoding('utf8').pause()
+  reader.write(`GET /api/flows HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\n\r\n`)
+  const [, response] = await once(app.server, 'request')
+  await until(async () => response.writableEnded)
+  t.notOk(response.writableFinished)
+  const closed = app.close()
+  await until(() => isRefused(port))
+  const answer = await readAll(reader as never)
+  const [, length] = /content-length: (\d+)/i.exec(answer) ?? []
+  t.equal(answer.length - answer.indexOf('\r\n\r\n') - 4, Number(length))
+  await closed
+})
+
 t.test('a connection that has never said anything does not keep it from stopping', async (t) => {
   const { app } = await testApi(t)
   await app.listen({ port: 0, host: '127.0.0.1' })
