@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Redis } from 'ioredis'
+import { reasonOf } from '../adapters/reason.js'
 
 /** What the limits of several instances have in common, as long as Redis is there. */
 export interface SharedRedis {
@@ -10,6 +11,9 @@ export interface SharedRedis {
 
 /** How long Redis is left alone after a failure, so that one that hangs delays few. */
 const REST_MS = 1000
+
+/** Why a connection is away, as long as it is. */
+const failures = new WeakMap<Redis, unknown>()
 
 /**
  * A connection that fails at once while Redis is away, so that what it serves can do without, and
@@ -27,7 +31,10 @@ export async function connectRedis(url: string): Promise<Redis> {
   await new Promise<void>((resolve) => {
     redis.once('ready', resolve)
     // Every try to connect ends here; whoever uses the connection says that it is away, once.
-    redis.on('error', () => resolve())
+    redis.on('error', (error) => {
+      failures.set(redis, error)
+      resolve()
+    })
   })
   return redis
 }
@@ -37,17 +44,20 @@ export function shareRedis(redis: Redis, log: FastifyBaseLogger): SharedRedis {
   let away = false
   let restsUntil = 0
 
-  function wentAway(error?: unknown): void {
+  function wentAway(error: unknown = failures.get(redis)): void {
     restsUntil = Date.now() + REST_MS
     if (away) return
     away = true
+    // Not the error itself: it has the command that failed, and with it the password of a sign-in.
+    const reason = error === undefined ? 'The connection has ended' : reasonOf(error)
     log.warn(
-      { err: error },
+      { reason },
       'Redis cannot be reached: limits count in this process alone until it is back'
     )
   }
 
   function cameBack(): void {
+    failures.delete(redis)
     if (away) log.info('Redis is back: limits are shared again')
     away = false
   }

@@ -132,6 +132,12 @@ function emitted(redis: Redis, event: 'close' | 'ready'): Promise<void> {
 }
 
 /** Two instances of the API on one storage that count in one Redis, and what they log. */
+interface Logged {
+  readonly level: number
+  readonly msg: string
+  readonly reason?: string
+}
+
 async function twoInstances(
   t: Teardown,
   url: string,
@@ -161,7 +167,7 @@ async function twoInstances(
   }
   const [one, two] = [await open(), await open()]
   const as = (api: LlmApi) => api.as(one.admin.token)
-  const logged = () => lines.map((line): { level: number; msg: string } => JSON.parse(line))
+  const logged = () => lines.map((line): Logged => JSON.parse(line))
   return { one: as(one), two: as(two), logged, connections }
 }
 
@@ -228,5 +234,22 @@ t.test('the server starts without Redis, too', async (t) => {
   const { one, logged } = await twoInstances(t, redis.url, '1')
   t.equal((await one('POST', '/llm/complete', ask)).statusCode, 200)
   t.equal((await one('POST', '/llm/complete', ask)).statusCode, 429)
-  t.equal(logged().filter(({ level }) => level === 40).length, 2)
+  const warnings = logged().filter(({ level }) => level === 40)
+  t.equal(warnings.length, 2)
+  t.match(warnings, [{ reason: /ECONNREFUSED/ }, { reason: /ECONNREFUSED/ }])
+})
+
+t.test('that Redis refuses the password is told, and the password is not', async (t) => {
+  const { url } = await startRedis(t, 'told-to-nobody')
+  const { logged, connections } = await twoInstances(t, url, '1')
+  const refused = connections.map((each) => new Promise((resolve) => each.once('error', resolve)))
+  const [one] = connections as [Redis]
+  await one.config('SET', 'requirepass', 'another')
+  // It ends the connection that asks for it, too.
+  await one.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'no').catch(() => {})
+  await Promise.all(refused)
+  const warnings = logged().filter(({ level }) => level === 40)
+  t.equal(warnings.length, 2)
+  t.match(warnings, [{ reason: /^WRONGPASS/ }, { reason: /^WRONGPASS/ }])
+  t.notMatch(JSON.stringify(logged()), 'told-to-nobody')
 })

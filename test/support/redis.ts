@@ -14,15 +14,15 @@ export interface RedisServer {
 }
 
 /** Debian's redis-server on a port of its own, without files. */
-export async function startRedis(t: Teardown): Promise<RedisServer> {
+export async function startRedis(t: Teardown, password = ''): Promise<RedisServer> {
   const port = await freePort()
   let child: Child | undefined
   const redis: RedisServer = {
-    url: `redis://127.0.0.1:${port}`,
+    url: `redis://${password && `:${password}@`}127.0.0.1:${port}`,
     async start() {
       child = startChild('redis-server', [
         ...['--port', `${port}`, '--bind', '127.0.0.1'],
-        ...['--save', '', '--appendonly', 'no']
+        ...['--save', '', '--appendonly', 'no', '--requirepass', password]
       ])
       await child.wrote('Ready to accept connections')
     },
