@@ -42,9 +42,10 @@ export function readEnvironment(source: NodeJS.ProcessEnv): Environment {
     return environment as Environment
   }
   const [error] = check.errors ?? []
-  const name = error?.instancePath.slice(1)
+  const name = error?.instancePath.slice(1) as keyof Environment
+  const { description } = Environment.properties[name]
   throw new ConfigurationError(
-    `${name} ${describeViolation(error as ErrorObject)}. See .env.example.`
+    `${name} ${describeViolation(error as ErrorObject)}. See .env.example: ${description}`
   )
 }
 

@@ -141,6 +141,9 @@ export function describeViolation(
   if (keyword === 'format' && params.format === 'date-time')
     return 'is not a time between the years 1 and 9999, such as 2026-01-31T09:30:00Z'
   if (keyword === 'pattern' && params.pattern === '\\S') return 'must not be blank'
+  if (keyword === 'type' && params.type === 'boolean') return 'must be true or false'
+  if (keyword === 'minProperties')
+    return `must have at least ${params.limit} ${params.limit === 1 ? 'field' : 'fields'}`
   if (keyword === 'enum') return `must be one of ${(params.allowedValues as string[]).join(', ')}`
   return message ?? 'is not valid'
 }

@@ -518,13 +518,15 @@ async function badInput(t: Test, on: TestStorage) {
       t.equal((polluted() as { polluted?: true }).polluted, undefined)
     })
 
-  t.test('what is wrong with a time or a blank text is said in words', async (t) => {
+  t.test('what is wrong with a value is said in words', async (t) => {
     const time = 'is not a time between the years 1 and 9999, such as 2026-01-31T09:30:00Z'
     for (const [method, url, body, detail] of [
       ['GET', '/audit?since=2016-12-31T23:59:60Z', undefined, time],
       ['GET', '/audit?since=0000-01-31T09:30:00Z', undefined, time],
       ['PUT', '/secrets/S', { value: 'v', expires_at: 'tomorrow' }, time],
-      ['PUT', '/flows/f', { name: ' ' }, 'must not be blank']
+      ['PUT', '/flows/f', { name: ' ' }, 'must not be blank'],
+      ['PATCH', '/flows/f', {}, 'must have at least 1 field'],
+      ['POST', '/llm/complete', { prompt: 'p', useCache: 'no' }, 'must be true or false']
     ] as const) {
       const { errors } = (await admin.send(method, url, body)).json()
       t.equal(errors[0].detail, detail, `${method} ${url}`)

@@ -68,6 +68,15 @@ t.test('variables have types, ranges and defaults', async (t) => {
     )
 })
 
+t.test('a mistake is told with what the variable is for', async (t) => {
+  for (const [name, value, message] of [
+    ['SQLITE_PATH', ':memory:', / In memory is STORAGE=memory\.$/],
+    ['DATABASE_URL', 'localhost/app', / Postgres to use, as a postgres:\/\/ URL\.$/],
+    ['LLM_CACHE_ENABLED', '1', /^LLM_CACHE_ENABLED must be true or false\. /]
+  ] as const)
+    t.throws(() => readEnvironment({ [name]: value }), { message })
+})
+
 t.test('what is meant is taken', async (t) => {
   for (const [name, value] of [
     ['TRUST_PROXY', 'loopback, 10.0.0.0/8,192.0.2.1/32, ::1/128,2001:db8::1'],
