@@ -1,4 +1,4 @@
-import { accessSync, constants, existsSync, mkdirSync } from 'node:fs'
+import { accessSync, constants, existsSync, mkdirSync, statSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import { resources } from '../../schemas/registry.js'
@@ -247,6 +247,7 @@ function openDatabase({ path, maxPages, mayMake = true }: SqliteOptions) {
     if (mayMake) makeFolder(dirname(resolve(path)))
     else if (!existsSync(path)) throw noDatabase(path)
     assertWritable(path)
+    assertNoFolder(path)
     const db = new Database(path, { timeout: lockTimeoutAtStart, fileMustExist: !mayMake })
     try {
       if (!mayMake && !hasMigrations(db)) throw noDatabase(path)
@@ -279,8 +280,18 @@ function makeFolder(folder: string): void {
   try {
     mkdirSync(folder, { recursive: true })
   } catch (cause) {
-    throw new StorageError('unavailable', { cause }, outages.SQLITE_CANTOPEN)
+    const why = `its folder cannot be made (${codeOf(cause)})`
+    throw new StorageError('unavailable', { cause }, `The database file cannot be opened: ${why}.`)
   }
+}
+
+function assertNoFolder(path: string): void {
+  if (statSync(path, { throwIfNoEntry: false })?.isDirectory())
+    throw new StorageError(
+      'unavailable',
+      {},
+      `The database file cannot be opened: ${path} is a folder. Name a file in it.`
+    )
 }
 
 /**

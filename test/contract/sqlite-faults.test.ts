@@ -384,12 +384,16 @@ t.test('a file that is no database', async (t) => {
 t.test('a path that cannot be a file', async (t) => {
   const path = await databasePath(t)
   await mkdir(path)
-  t.throws(() => openSqlite({ path }), { code: 'unavailable', message: /cannot be opened/ })
+  t.throws(() => openSqlite({ path }), {
+    name: 'StorageError',
+    code: 'unavailable',
+    message: `The database file cannot be opened: ${path} is a folder. Name a file in it.`
+  })
   await writeFile(join(path, 'file'), '')
   t.throws(() => openSqlite({ path: join(path, 'file', 'app.db') }), {
     name: 'StorageError',
     code: 'unavailable',
-    message: /cannot be opened/
+    message: /cannot be opened: its folder cannot be made \((ENOTDIR|EEXIST)\)/
   })
 })
 
