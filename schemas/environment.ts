@@ -220,7 +220,7 @@ export const Environment = Type.Object({
   AUTH_RATE_LIMIT_PER_MINUTE: Type.Integer({
     minimum: 1,
     default: 30,
-    description: 'Sign-ins, registrations and refreshes for each address.'
+    description: 'Sign-ins, registrations and refreshes for each address, each counted by itself.'
   }),
   REDIS_URL: Type.Optional(
     Type.String({
