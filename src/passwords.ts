@@ -26,14 +26,19 @@ function isSequence(password: string): boolean {
   )
 }
 
+/** Whether guessers try it first. */
+export async function isLeaked(password: string): Promise<boolean> {
+  leaked ??= readLeaked()
+  const lowerCase = password.toLowerCase()
+  return (await leaked).has(lowerCase) || isRepeated(lowerCase) || isSequence(lowerCase)
+}
+
 /**
  * @throws ApiError `password_refused` for one that guessers try first. How long it must be is said
  *   by its schema; nothing else is asked of it, as NIST SP 800-63B, 5.1.1.2, advises.
  */
 export async function assertNotLeaked(password: string): Promise<void> {
-  leaked ??= readLeaked()
-  const lowerCase = password.toLowerCase()
-  if ((await leaked).has(lowerCase) || isRepeated(lowerCase) || isSequence(lowerCase))
+  if (await isLeaked(password))
     throw new ApiError(
       'password_refused',
       'The password is known from leaks, or a pattern, so that guessers try it early. Choose another.'

@@ -37,19 +37,26 @@ t.test('memory, which would be gone at once, is refused', async (t) => {
   t.match(output, 'SQLITE_PATH')
 })
 
-t.test('production refuses the known password unless told otherwise', async (t) => {
-  const folder = temporaryFolder(t)
-  const production = {
-    SQLITE_PATH: './app.db',
-    NODE_ENV: 'production',
-    AUTH_SECRET: randomBytes(32).toString('base64'),
-    ENCRYPTION_KEY: randomBytes(32).toString('base64')
+t.test(
+  'production refuses the known password unless told otherwise, and guessable ones',
+  async (t) => {
+    const folder = temporaryFolder(t)
+    const production = {
+      SQLITE_PATH: './app.db',
+      NODE_ENV: 'production',
+      AUTH_SECRET: randomBytes(32).toString('base64'),
+      ENCRYPTION_KEY: randomBytes(32).toString('base64')
+    }
+    t.match(await runSeed(folder, production), /^Everybody knows the demo password/)
+    for (const DEMO_PASSWORD of ['Admin123', 'password1', '87654321']) {
+      const { code, output } = await runProgram('seed', folder, { ...production, DEMO_PASSWORD })
+      t.match({ code, output }, { code: 1, output: /^DEMO_PASSWORD is known from leaks/ })
+    }
+    t.match(await runSeed(folder, { ...production, ALLOW_DEMO_PASSWORD: 'true' }), /^The demo data/)
+    const other = temporaryFolder(t)
+    t.match(await runSeed(other, { ...production, DEMO_PASSWORD: 'another one' }), /^The demo data/)
   }
-  t.match(await runSeed(folder, production), /^Everybody knows the demo password/)
-  t.match(await runSeed(folder, { ...production, ALLOW_DEMO_PASSWORD: 'true' }), /^The demo data/)
-  const other = temporaryFolder(t)
-  t.match(await runSeed(other, { ...production, DEMO_PASSWORD: 'another one' }), /^The demo data/)
-})
+)
 
 t.test(
   'an admin who is there keeps the password, and production tells if everybody knows it',
