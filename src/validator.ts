@@ -14,7 +14,9 @@ export const buildValidator = ((shared: Readonly<Record<string, object>>) => {
   return ({ schema: given, httpPart }: { schema: object; httpPart?: string }) => {
     const schema = httpPart === 'headers' ? withLowerCaseNames(given) : given
     const check = compiledWhenNeeded(ajv, schema)
-    return httpPart === 'body' ? check : readingText(check, schema)
+    if (httpPart === 'body') return check
+    const read = readingText(check, schema)
+    return httpPart === 'querystring' ? withEachOnce(read) : read
   }
 }) as unknown as BuildValidator
 
@@ -71,6 +73,27 @@ export function readingText(check: Check, schema: { properties?: object }) {
   }
   validate.errors = undefined as ValidateFunction['errors']
   return validate
+}
+
+/** Of a parameter that a query has twice, the parser makes a list. */
+function withEachOnce(check: ReturnType<typeof readingText>): typeof check {
+  const validate = (query: Record<string, unknown>) => {
+    for (const name in query)
+      if (Array.isArray(query[name])) {
+        validate.errors = [givenTwice(name)]
+        return false
+      }
+    const valid = check(query)
+    validate.errors = check.errors
+    return valid
+  }
+  validate.errors = check.errors
+  return validate
+}
+
+function givenTwice(name: string): ErrorObject {
+  const instancePath = `/${name}`
+  return { keyword: 'once', instancePath, schemaPath: '', params: {}, message: 'is given twice' }
 }
 
 function readerOf({ type, format }: { type?: string; format?: string }) {
