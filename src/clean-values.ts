@@ -53,7 +53,7 @@ function keyViolation(key: string, child: unknown): string | undefined {
 function numberViolation(number: number): string | undefined {
   if (!Number.isFinite(number)) return 'is too large a number'
   if (Number.isInteger(number) && !Number.isSafeInteger(number))
-    return 'is an integer beyond 2^53: send it as a string'
+    return 'is an integer beyond 2^53 - 1: send it as a string'
   return undefined
 }
 

@@ -527,6 +527,12 @@ async function badInput(t: Test, on: TestStorage) {
       ['GET', '/audit?since=0000-01-31T09:30:00Z', undefined, time],
       ['PUT', '/secrets/S', { value: 'v', expires_at: 'tomorrow' }, time],
       ['PUT', '/flows/f', { name: ' ' }, 'must not be blank'],
+      [
+        'PUT',
+        '/flows/f',
+        { name, definition: 2 ** 53 },
+        'is an integer beyond 2^53 - 1: send it as a string'
+      ],
       ['PATCH', '/flows/f', {}, 'must have at least 1 field'],
       ['POST', '/llm/complete', { prompt: 'p', useCache: 'no' }, 'must be true or false']
     ] as const) {
