@@ -14,9 +14,7 @@ export const buildValidator = ((shared: Readonly<Record<string, object>>) => {
   return ({ schema: given, httpPart }: { schema: object; httpPart?: string }) => {
     const schema = httpPart === 'headers' ? withLowerCaseNames(given) : given
     const check = compiledWhenNeeded(ajv, schema)
-    if (httpPart === 'body') return check
-    const read = readingText(check, schema)
-    return httpPart === 'querystring' ? withEachOnce(read) : read
+    return httpPart === 'body' ? check : readingText(check, schema)
   }
 }) as unknown as BuildValidator
 
@@ -58,7 +56,8 @@ function withLowerCaseNames(schema: { properties?: object }): object {
  * Ajv's own coercion takes hex, spaces and `Infinity`, which then passes any maximum.
  */
 export function readingText(check: Check, schema: { properties?: object }) {
-  const readers = Object.entries(schema.properties ?? {}).flatMap(([name, each]) => {
+  const properties = Object.entries(schema.properties ?? {})
+  const readers = properties.flatMap(([name, each]) => {
     const read = readerOf(each)
     return read ? [{ name, read }] : []
   })
@@ -67,27 +66,13 @@ export function readingText(check: Check, schema: { properties?: object }) {
       const text = data[name]
       if (typeof text === 'string') data[name] = read(text)
     }
-    const valid = check(data)
-    validate.errors = check.errors
+    // Of what a query has twice, its parser makes a list.
+    const twice = properties.find(([name]) => Array.isArray(data[name]))
+    const valid = !twice && check(data)
+    validate.errors = twice ? [givenTwice(twice[0])] : check.errors
     return valid
   }
   validate.errors = undefined as ValidateFunction['errors']
-  return validate
-}
-
-/** Of a parameter that a query has twice, the parser makes a list. */
-function withEachOnce(check: ReturnType<typeof readingText>): typeof check {
-  const validate = (query: Record<string, unknown>) => {
-    for (const name in query)
-      if (Array.isArray(query[name])) {
-        validate.errors = [givenTwice(name)]
-        return false
-      }
-    const valid = check(query)
-    validate.errors = check.errors
-    return valid
-  }
-  validate.errors = check.errors
   return validate
 }
 

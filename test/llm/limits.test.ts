@@ -131,13 +131,13 @@ function emitted(redis: Redis, event: 'close' | 'ready'): Promise<void> {
   return new Promise((resolve) => redis.once(event, () => resolve()))
 }
 
-/** Two instances of the API on one storage that count in one Redis, and what they log. */
 interface Logged {
   readonly level: number
   readonly msg: string
   readonly reason?: string
 }
 
+/** Two instances of the API on one storage that count in one Redis, and what they log. */
 async function twoInstances(
   t: Teardown,
   url: string,
