@@ -5,7 +5,7 @@ import { audit } from '../../../schemas/audit.js'
 import { resources } from '../../../schemas/registry.js'
 import type { AnyResource } from '../../../schemas/resource.js'
 import { tenants } from '../../../schemas/tenants.js'
-import { sampleInserts, sampleKey, sampleRow } from '../../support/sample-rows.js'
+import { resourceNamed, sampleInserts, sampleKey, sampleRow } from '../../support/sample-rows.js'
 import {
   AUDIT,
   assertFails,
@@ -208,7 +208,44 @@ export const commitCases: readonly StorageCase[] = [
         }
         const again = storage.commit({ tenant, changes: [inserts.at(-1) as Change] })
         await assertFails(again, 'conflict', 'the key is still taken', [resource.key])
+        for (const [i, { fields }] of resource.unique.entries()) {
+          if (fields.includes(resource.key)) continue
+          const n = base + 10 * (i + 1)
+          const given = pick(row as Stored, fields)
+          const deleted = seed(storage, resource, tenant, { n, given })
+          await assertFails(deleted, 'conflict', `${fields} of a row to be deleted`, fields)
+          const set = pick(sampleRow(resource, n + 1), fields)
+          const update = { op: 'update', resource, key, set } as const
+          const work = storage.commit({ tenant, changes: [update, failing] })
+          await assertFails(work, 'not_found', 'an update')
+          const updated = seed(storage, resource, tenant, { n, given })
+          await assertFails(updated, 'conflict', `${fields} of a row to be updated`, fields)
+          await seed(storage, resource, tenant, { n: n + 2, given: set })
+        }
       })
+    }
+  },
+  {
+    name: 'what was to go along with a row stays when the commit fails',
+    rule: 'commits are whole',
+    async run({ open }) {
+      const storage = await open()
+      const tenant = await createTenant(storage)
+      const removes: Change[] = [{ op: 'delete', resource: tenants as AnyResource, key: tenant }]
+      for (const resource of owned) {
+        const row = await seed(storage, resource, tenant, { n: baseOf(resource) })
+        for (const { field, to, onDelete } of resource.references) {
+          const target = { resource: resourceNamed(to), key: row[field] as string }
+          if (onDelete === 'cascade') removes.push({ op: 'delete', ...target })
+        }
+      }
+      const before = await rowsOf(storage, tenant)
+      const failing = { op: 'delete', resource: flows, key: 'nothing' } as const
+      for (const remove of removes) {
+        const work = storage.commit({ tenant, changes: [remove, failing] })
+        await assertFails(work, 'not_found', remove.resource.name)
+        assert.deepEqual(await rowsOf(storage, tenant), before, remove.resource.name)
+      }
     }
   },
   {
