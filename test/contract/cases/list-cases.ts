@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { encodeCursor } from '../../../adapters/storage/cursor.js'
 import {
   ACROSS_TENANTS,
   type From,
@@ -148,6 +149,7 @@ export const listCases: readonly StorageCase[] = [
     async run({ open }) {
       const storage = await open()
       const tenant = await createTenant(storage)
+      const other = await createTenant(storage, 2)
       const secrets = resourceNamed('secrets')
       const half = 'x'.repeat(500_000)
       const long: [AnyResource, SampleRow][] = [
@@ -159,6 +161,7 @@ export const listCases: readonly StorageCase[] = [
         for (let n = 0; n < 12; n++) {
           const at = instant(n)
           stored.push(await seed(storage, resource, tenant, { n: baseOf(resource) + n, given, at }))
+          await seed(storage, resource, other, { n: baseOf(resource) + n, at })
         }
         const expected = keysOf(resource, stored)
         for (const order of ['asc', 'desc'] as const) {
@@ -350,6 +353,46 @@ export const listCases: readonly StorageCase[] = [
         for (const text of ['', 'null', '0', '%', cursor.slice(1), `${cursor}A`, `${cursor}=`])
           await refused(JSON.stringify(text), { cursor: text })
       })
+    }
+  },
+  {
+    name: 'a cursor goes with the same filters in another order',
+    rule: 'cursors are bound',
+    async run({ open }) {
+      const storage = await open()
+      const tenant = await createTenant(storage)
+      const given = { status: 'draft', template_id: null }
+      for (const n of [1, 2]) await seed(storage, flows, tenant, { n, given, at: instant(n) })
+      const from = { resource: flows, tenant }
+      const { next } = await storage.list(from, { filter: given, limit: 1 })
+      const filter = { template_id: null, status: 'draft' }
+      const { rows } = await storage.list(from, { filter, limit: 1, cursor: next as string })
+      assert.deepEqual(keysOf(flows, rows), [sampleKey(flows, 1)])
+    }
+  },
+  {
+    name: 'a cursor that somebody made up shows nothing outside the period of its list',
+    rule: 'cursors are bound',
+    async run({ open }) {
+      const storage = await open()
+      const tenant = await createTenant(storage)
+      for (const n of [1, 2, 3, 4]) await seed(storage, flows, tenant, { n, at: instant(n) })
+      const from = { resource: flows, tenant }
+      const period = { since: instant(2).toISOString(), until: instant(4).toISOString() }
+      for (const [order, seconds, expected] of [
+        ['asc', 0, [2, 3]],
+        ['asc', 9, []],
+        ['desc', 9, [3, 2]],
+        ['desc', 0, []]
+      ] as const) {
+        const query = { ...period, order, limit: 1 }
+        const { next } = await storage.list(from, query)
+        const [list] = JSON.parse(Buffer.from(next as string, 'base64url').toString())
+        const cursor = encodeCursor(list, { at: instant(seconds).toISOString(), key: 'x' })
+        const { rows } = await storage.list(from, { ...query, limit: 9, cursor })
+        const keys = expected.map((n) => sampleKey(flows, n))
+        assert.deepEqual(keysOf(flows, rows), keys, `${order} from ${seconds}`)
+      }
     }
   },
   {
