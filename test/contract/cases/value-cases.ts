@@ -55,6 +55,14 @@ export const valueCases: readonly StorageCase[] = [
         await assertRoundTrip(storage, resource, tenant, full, 'a full row')
         const sparse = sparseRow(resource, base + 1, required(resource, given))
         await assertRoundTrip(storage, resource, tenant, sparse, 'a sparse row')
+        const ignored = {
+          tenant_id: sampleUuid(9),
+          created_at: start,
+          updated_at: start,
+          version: 1
+        }
+        const more = { ...sampleRow(resource, base + 2, given), ...ignored }
+        await assertRoundTrip(storage, resource, tenant, more, 'with what no caller sets')
       })
     }
   },
@@ -133,6 +141,13 @@ export const valueCases: readonly StorageCase[] = [
               `${name} ${JSON.stringify(value)}`
             )
           }
+        for (const { name } of anyJsonColumns(resource)) {
+          const row = sparseRow(resource, n++, { ...ownTargets(resource), [name]: { zero: [-0] } })
+          const changes = [insertOf(resource, row)]
+          const [stored] = await storage.commit({ tenant, changes })
+          assert.deepEqual((stored as Stored)[name], { zero: [0] }, 'JSON has one zero')
+          assert.deepEqual(await getRow(storage, resource, tenant, row[resource.key]), stored)
+        }
       })
     }
   },
