@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { ACROSS_TENANTS } from '../../../adapters/storage/port.js'
 import { tenants } from '../../../schemas/tenants.js'
 import { sampleInserts } from '../../support/sample-rows.js'
@@ -34,6 +35,7 @@ export const lifetimeCases: readonly StorageCase[] = [
       await assertFails(commit, 'closed', 'commit')
       await assertFails(storage.commit({ tenant, changes: [] }), 'closed', 'an empty commit')
       await assertFails(storage.ping(), 'closed', 'ping')
+      await assertFails(storage.compact(), 'closed', 'compact')
     }
   },
   {
@@ -42,9 +44,12 @@ export const lifetimeCases: readonly StorageCase[] = [
     async run({ open, persistent }) {
       const storage = await open()
       const tenant = await createTenant(storage)
-      const commits = [1, 2, 3, 4].map((n) =>
-        storage.commit({ tenant, changes: sampleInserts(templates, n) })
-      )
+      const commits: Promise<unknown[]>[] = []
+      // Some have just begun when it closes, others have been sent.
+      for (const n of [1, 2, 3, 4]) {
+        await nextTurn()
+        commits.push(storage.commit({ tenant, changes: sampleInserts(templates, n) }))
+      }
       await storage.close()
       for (const rows of await Promise.all(commits)) assert.equal(rows.length, 1)
       if (!persistent) return
