@@ -144,6 +144,13 @@ t.test('the schema on plain Postgres', (t) =>
       t.strictSame(await query('select policyname from pg_policies'), [])
     })
 
+    t.test('has no function that finds what a caller puts into its search path', async (t) => {
+      const open = await query(`
+        select proname from pg_proc where pronamespace = 'public'::regnamespace
+          and not coalesce(proconfig, '{}') @> array['search_path=""']`)
+      t.strictSame(open, [])
+    })
+
     t.test('records the name of each file in the file itself', async (t) => {
       const empty = await server.createDatabase('empty')
       await server.query(empty, await migrationSql(), 'app')
@@ -409,13 +416,12 @@ async function testPrivileges(t: Test, project: LocalSupabase) {
     )
     t.equal(await apply('a', 'x'), 'PT400', 'no array')
     t.equal(await apply(null, []), 'PT400', 'no tenant')
-    t.equal(
-      await apply('a', [
-        { ...change, resource: 'tenants', op: 'update', key: 'a', set: { id: 'b' } }
-      ]),
-      'PT400',
-      'keys stay'
-    )
+    for (const set of [{ id: 'b' }, { tenant_id: 'b' }, { version: 1 }])
+      t.equal(
+        await apply('a', [{ ...change, resource: 'flows', op: 'update', set }]),
+        'PT400',
+        `keys and versions stay: ${Object.keys(set)}`
+      )
     const row = {
       id: 'b',
       name: 'b',
