@@ -334,7 +334,7 @@ function unindex(byValue: ValueIndexes['byValue'], value: unknown, entry: Entry)
   if (index instanceof BTree) {
     index.delete(entry)
     if (index.isEmpty) byValue.delete(value)
-  } else if (index?.key === entry.key) byValue.delete(value)
+  } else byValue.delete(value)
 }
 
 function createIndex(entries: readonly Entry[]): Index {

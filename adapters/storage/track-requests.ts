@@ -8,9 +8,9 @@ export function trackRequests() {
       request.then(forget, forget)
       return request
     },
-    /** Waits for those that begin meanwhile, too. */
+    /** Whoever waits for it begins no others meanwhile. */
     async settled(): Promise<void> {
-      while (running.size) await Promise.allSettled(running)
+      await Promise.allSettled(running)
     }
   }
 }
