@@ -28,7 +28,7 @@ export type StorageErrorCode = keyof typeof storageErrorCodes
 export interface StorageErrorDetails {
   readonly resource?: string
   readonly key?: string
-  /** The columns concerned, without `tenant_id`. */
+  /** The columns concerned; `tenant_id` only where it is the tenant that is missing. */
   readonly fields?: readonly string[]
   readonly cause?: unknown
 }

@@ -167,7 +167,7 @@ export const constraintCases: readonly StorageCase[] = [
       await forEach(owned, async (resource, base) => {
         if (resource.references.length) return
         const work = storage.commit({ tenant: nobody, changes: sampleInserts(resource, base) })
-        await assertFails(work, 'reference_missing', 'no such tenant')
+        await assertFails(work, 'reference_missing', 'no such tenant', ['tenant_id'])
       })
     }
   },
