@@ -374,6 +374,17 @@ t.test('a read-only file', async (t) => {
   })
 })
 
+t.test('a file that was made by something else cannot be made smaller', async (t) => {
+  const path = await databasePath(t)
+  changeSchema(path, 'create table other (id integer)')
+  const storage = openStorage(t, { path })
+  const tenant = await createTenant(storage)
+  await insertTemplate(storage, tenant, 'long', 'x'.repeat(100_000))
+  const remove = { op: 'delete', resource: templates, key: 'long' } as const
+  await storage.commit({ tenant, changes: [remove] })
+  t.equal(await storage.compact(), false, 'and so there is no more to do')
+})
+
 t.test('a file that is no database', async (t) => {
   const path = await databasePath(t)
   await writeFile(path, 'Dear diary, '.repeat(1000))

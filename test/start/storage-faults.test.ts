@@ -3,13 +3,14 @@ import {
   chmodSync,
   closeSync,
   copyFileSync,
+  existsSync,
   openSync,
   readFileSync,
   statSync,
   truncateSync,
   writeSync
 } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import Database from '../../adapters/storage/better-sqlite3.js'
@@ -286,9 +287,11 @@ const unprivileged =
 for (const signal of ['SIGTERM', 'SIGKILL'] as const)
   t.test(`a read-only file, after ${signal}`, async (t) => {
     const { file, refuses, holdsAll } = await writtenFile(t, signal)
-    chmodSync(file, 0o444)
-    await refuses(t, /^The database file is read-only: .*app\.db\n$/)
-    chmodSync(file, 0o644)
+    for (const each of [file, `${file}-wal`, `${file}-shm`].filter(existsSync)) {
+      chmodSync(each, 0o444)
+      await refuses(t, new RegExp(`^The database file is read-only: .*/${basename(each)}\n$`))
+      chmodSync(each, 0o644)
+    }
     await holdsAll(t)
   })
 
