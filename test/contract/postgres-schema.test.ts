@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { createClient } from '@supabase/supabase-js'
 import t, { type Test } from 'tap'
 import { packageFile } from '../../adapters/package-files.js'
+import { readMigrations } from '../../adapters/storage/migrations.js'
 import { openPostgres } from '../../adapters/storage/postgres.js'
 import {
   migratePostgres,
@@ -17,6 +18,7 @@ import { isTimestamp } from '../../adapters/storage/timestamp.js'
 import { resources } from '../../schemas/registry.js'
 import type { AnyResource, ColumnKind } from '../../schemas/resource.js'
 import { runChild } from '../support/child-process.js'
+import { startCutProxy } from '../support/cut-proxy.js'
 import { lacks } from '../support/lacks.js'
 import { type PostgresServer, startPostgres, withStack } from '../support/postgres-stack.js'
 import { type LocalSupabase, startSupabase } from '../support/supabase-stack.js'
@@ -162,7 +164,13 @@ t.test('the schema on plain Postgres', (t) =>
         rows,
         versions.map((version) => ({ version, checksum: null }))
       )
-      t.strictSame(await migratePostgres({ url: server.url(empty) }), [], 'and is not run again')
+      const url = server.url(empty)
+      const states = (await migrationStatus(url)).map(({ state }) => state)
+      t.strictSame(
+        states,
+        versions.map(() => 'applied')
+      )
+      t.strictSame(await migratePostgres({ url }), [], 'and is not run again')
     })
 
     t.test(
@@ -195,13 +203,22 @@ t.test('the schema on plain Postgres', (t) =>
 
 async function testRunner(t: Test, server: PostgresServer) {
   t.test('the migrate runner applies each file once, however many run', async (t) => {
-    const url = server.url(await server.createDatabase('empty'))
+    const database = await server.createDatabase('empty')
+    const url = server.url(database)
     t.strictSame(
       (await migrationStatus(url)).map(({ state }) => state),
       versions.map(() => 'pending')
     )
     const runs = await Promise.all([1, 2, 3, 4].map(() => migratePostgres({ url })))
     t.strictSame(runs.flat().sort(), versions)
+    t.strictSame(
+      await server.query(
+        database,
+        'select checksum from public.schema_migrations order by version'
+      ),
+      readMigrations('postgres').map(({ checksum }) => ({ checksum })),
+      'and notes what the files were'
+    )
     const status = await migrationStatus(url)
     t.strictSame(
       status.map(({ version, state }) => ({ version, state })),
@@ -221,6 +238,22 @@ async function testRunner(t: Test, server: PostgresServer) {
     )
     t.strictSame((await migrationStatus(url)).at(-1)?.state, 'changed')
     await t.rejects(migratePostgres({ url }), { code: 'schema_outdated', message: newest })
+  })
+
+  t.test('a connection that breaks on the way leaves what is applied', async (t) => {
+    const proxy = await startCutProxy(server.port)
+    t.teardown(() => proxy.close())
+    const url = server.url(await server.createDatabase('empty'))
+    const broken = migratePostgres({ url: proxy.through(url), onApplied: () => proxy.cutAll() })
+    await t.rejects(broken, { code: 'unavailable' })
+    t.strictSame(await migratePostgres({ url }), versions.slice(1), 'the next goes on')
+  })
+
+  t.test('a role that may not read the migrations is told so', async (t) => {
+    const database = await server.createDatabase()
+    await server.query(database, 'create role stranger login')
+    const url = server.url(database, 'stranger')
+    await t.rejects(migrationStatus(url), { code: 'unavailable', message: /permission denied/ })
   })
 
   t.test('a migration that fails leaves nothing', async (t) => {
@@ -285,6 +318,11 @@ async function testOpening(t: Test, server: PostgresServer) {
     t.strictSame(await driver.ping(), { migration: '29991231000000_later' })
     t.match(warnings, [/newer release: 29991231000000_later/])
     await driver.close()
+    t.match((await migrationStatus(url)).at(-1), {
+      version: '29991231000000_later',
+      state: 'newer',
+      appliedAt: /Z$/
+    })
     await server.query(database, `delete from public.schema_migrations where version = '${newest}'`)
     await t.rejects(openPostgres({ url }), { code: 'schema_outdated', message: newest })
   })
