@@ -187,6 +187,16 @@ export const listCases: readonly StorageCase[] = [
         assert.equal(few.rows.length, 3, 'a short page is as long as asked for')
       }
 
+      const description = 'x'.repeat(50_000)
+      const changes = Array.from({ length: 100 }, (_, i) => {
+        const n = baseOf(templates) + 100 + i
+        return insertOf(templates, sampleRow(templates, n, { description, definition: null }))
+      })
+      await storage.commit({ tenant: other, changes, at: instant(50) })
+      const many = { since: instant(50).toISOString(), limit: 100 }
+      const { rows: fitting } = await storage.list({ resource: templates, tenant: other }, many)
+      assert.equal(fitting.length, 84, 'rows of middle length add up')
+
       const longer = { description: half.repeat(10) }
       for (const n of [20, 21])
         await seed(storage, templates, tenant, {
