@@ -124,6 +124,18 @@ async function testCommits(t: Test, server: PostgresServer) {
     t.equal((await idsOf(storage)).length, 15)
   })
 
+  t.test('what changes rows, and so keeps others waiting, has no company', async (t) => {
+    const { storage, proxy } = await openWatched(t, server, { poolSize: 1 })
+    const keys = ['a', 'b', 'c']
+    await commit(storage, ...keys.map((key) => template(key)))
+    proxy.forget()
+    const set = { name: 'new' }
+    await Promise.all(
+      keys.map((key) => commit(storage, { op: 'update', resource: templates, key, set }))
+    )
+    t.equal(countExchanges(proxy.sent()), 3)
+  })
+
   t.test('a server that hangs: who was not sent is told so after the time for that', async (t) => {
     const { storage, proxy } = await openWatched(t, server, { connectTimeoutMs: 500, poolSize: 2 })
     // Two groups are under way, each on a connection that there is.

@@ -301,9 +301,13 @@ async function testOpening(t: Test, server: PostgresServer) {
   })
 
   t.test('a database without the schema is refused, with what it needs', async (t) => {
-    const url = server.url(await server.createDatabase('empty'))
+    const database = await server.createDatabase('empty')
+    const url = server.url(database)
     const message = new RegExp(`${newest}.sql.*npm run migrate.*psql.*SQL editor.*supabase db push`)
     await t.rejects(openPostgres({ url }), { code: 'schema_outdated', message })
+    const left = `select from pg_stat_activity
+      where datname = '${database}' and application_name = 'workflow-api'`
+    t.strictSame(await server.query('postgres', left), [], 'and left alone')
   })
 
   t.test('a database of an older release is refused, one of a newer is accepted', async (t) => {
