@@ -164,6 +164,13 @@ async function testCommits(t: Test, server: PostgresServer) {
     t.strictSame(await idsOf(storage), ['a', 'b', 'c', 'd'])
   })
 
+  t.test('a commit that is rolled back time after time is given up', async (t) => {
+    const { storage, failOn, proxy } = await openWatched(t, server)
+    await failOn('contended', '40001')
+    await t.rejects(commit(storage, template('contended')), { code: 'unavailable' })
+    t.equal(proxy.timesSent('"key":"contended"'), 5, 'tries')
+  })
+
   t.test(
     'what a pooler may have answered leaves all in doubt, and none is sent again',
     async (t) => {

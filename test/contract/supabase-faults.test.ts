@@ -196,7 +196,8 @@ t.test('answers of what stands before a project', async (t) => {
     requests++
     request.resume()
     const [status, body] = answer ?? [200, migrations]
-    response.writeHead(status, { 'content-type': 'application/json' }).end(body)
+    const headers = { 'content-type': 'application/json', connection: 'close' }
+    response.writeHead(status, headers).end(body)
   })
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -216,4 +217,7 @@ t.test('answers of what stands before a project', async (t) => {
     const rolledBack = body.includes('40001')
     t.equal(requests, rolledBack ? 5 : 1, 'sent again only where it was rolled back')
   }
+  server.close()
+  await once(server, 'close')
+  await t.rejects(insert(storage, 'x'), { code: 'unavailable' }, 'a commit that reaches nobody')
 })
