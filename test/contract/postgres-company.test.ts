@@ -223,6 +223,21 @@ async function testCommits(t: Test, server: PostgresServer) {
     t.match(await read(storage, 'locked'), { name: 'theirs' })
   })
 
+  t.test('a check waits for whoever is changing the row, and then sees the change', async (t) => {
+    const { storage, other, lockWaited } = await openWatched(t, server)
+    const [row] = await commit(storage, template('checked'))
+    const holder = await other()
+    await holder.query(
+      `begin; update templates set version = nextval('row_version') where id = 'checked'`
+    )
+    const expect = row?.version as number
+    const check = { op: 'check', resource: templates, key: 'checked', expect } as const
+    const refused = t.rejects(commit(storage, check, template('beside')), { code: 'stale' })
+    await Promise.race([lockWaited(), refused])
+    await holder.query('commit')
+    await refused
+  })
+
   t.test('two servers that insert the same keys, each in another order', async (t) => {
     const { storage, url } = await openWatched(t, server)
     const second = createStorage(await openPostgres({ url }))
