@@ -27,6 +27,8 @@ export const LEASE_MS = 60_000
 /**
  * Takes a job, or tells in how many milliseconds to ask again. It is a row that each holder changes
  * at the version it has read: of two that do, the storage refuses one.
+ *
+ * @throws StorageError of a lease, where another instance took it at the same moment.
  */
 export async function takeLease(options: LeaseOptions): Promise<Lease | number> {
   const { storage, job, restMs, now } = options
@@ -47,14 +49,8 @@ export async function takeLease(options: LeaseOptions): Promise<Lease | number> 
   // A time that is further away than anybody sets it comes from a clock that was wrong.
   if (waitMs > 0 && waitMs <= 2 * Math.max(restMs, LEASE_MS)) return waitMs
 
-  let version: number
   let renewedAt = now().getTime()
-  try {
-    version = await write(row?.version, LEASE_MS)
-  } catch (error) {
-    if (isAboutLease(error)) return LEASE_MS
-    throw error
-  }
+  let version = await write(row?.version, LEASE_MS)
   return {
     async check() {
       const time = now().getTime()
