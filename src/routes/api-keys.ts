@@ -87,27 +87,31 @@ export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
       const key = newApiKeyText()
       const options = { ifMatch: ifMatchOf(request), verb: 'rotate' }
       const before: ApiKeyRow[] = []
-      const row = await store.update(
-        apiKeys,
-        id,
-        async (old) => {
-          before.push(old)
-          const { expires_at = old.expires_at } = changes
-          assertFuture(expires_at)
-          const grace = (await hasItsRole(old, caller)) ? grace_seconds : 0
-          return {
-            ...keptOf(key),
-            owner_id: account.owner,
-            previous_hash: old.hash,
-            previous_expires_at: earliest(Date.now() + grace * 1000, old.expires_at, expires_at),
-            ...changes
-          }
-        },
-        options
-      )
-      for (const each of [...before, row]) keys.forget(each)
-      reply.header('etag', etag(row))
-      return { ...row, key }
+      try {
+        const row = await store.update(
+          apiKeys,
+          id,
+          async (old) => {
+            before.push(old)
+            const { expires_at = old.expires_at } = changes
+            assertFuture(expires_at)
+            const grace = (await hasItsRole(old, caller)) ? grace_seconds : 0
+            return {
+              ...keptOf(key),
+              owner_id: account.owner,
+              previous_hash: old.hash,
+              previous_expires_at: earliest(Date.now() + grace * 1000, old.expires_at, expires_at),
+              ...changes
+            }
+          },
+          options
+        )
+        reply.header('etag', etag(row))
+        return { ...row, key }
+      } finally {
+        // The row may be another even where that failed.
+        for (const each of before) keys.forget(each)
+      }
     }
   })
 }

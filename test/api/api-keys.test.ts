@@ -3,6 +3,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import { crc32 } from 'node:zlib'
 import t from 'tap'
 import { openLocalIdentity } from '../../adapters/identity/local.js'
+import { StorageError } from '../../adapters/storage/errors.js'
 import { ACROSS_TENANTS, type Storage, type TenantId } from '../../adapters/storage/port.js'
 import { apiKeys } from '../../schemas/api-keys.js'
 import { createAccounts } from '../../src/accounts.js'
@@ -45,7 +46,8 @@ async function eventually<T>(look: () => Promise<T | null>): Promise<T> {
 
 for (const on of testStorages)
   t.test(`API keys on ${on.kind}`, { skip: on.skip }, async (t) => {
-    const troubled = troubledStorage(await on.open(t))
+    const sound = await on.open(t)
+    const troubled = troubledStorage(sound)
     const { storage } = troubled
     const api = await testApi(t, { on, storage })
     const admin = await api.register()
@@ -166,6 +168,25 @@ for (const on of testStorages)
       t.match(actions, [{ action: 'api_key.delete' }, { action: 'api_key.create' }])
     })
 
+    t.test('one that may have ended is not remembered as one that goes on', async (t) => {
+      const commit = async (...changes: Parameters<Storage['commit']>) => {
+        await sound.commit(...changes)
+        throw new StorageError('outcome_unknown')
+      }
+      for (const [method, path, body] of [
+        ['DELETE', ''],
+        ['POST', '/rotate', { grace_seconds: 0 }]
+      ] as const) {
+        const { id, key } = await create()
+        t.equal(await statusOf(api.as(key)), 200)
+        const lost = await troubled.trouble({ commit: commit as Storage['commit'] }, () =>
+          admin.send(method, `/api-keys/${id}${path}`, body)
+        )
+        t.equal(lost.json().code, 'outcome_unknown')
+        t.equal(await statusOf(api.as(key)), 401, method)
+      }
+    })
+
     t.test('a rotated key works for its time of grace', async (t) => {
       const first = await create()
       const url = `/api-keys/${first.id}/rotate`
@@ -274,6 +295,14 @@ for (const on of testStorages)
       t.match((await post()).json(), { status: 409, code: 'already_created', id })
     })
 
+    t.test('a storage that is away is asked again for the next request', async (t) => {
+      const { key } = await create()
+      const away = broken(() => new StorageError('unavailable'))
+      const refused = await troubled.trouble(away, () => api.as(key)('GET', '/flows'))
+      t.equal(refused.statusCode, 503)
+      t.equal(await statusOf(api.as(key)), 200)
+    })
+
     t.test('what cannot be a key costs no read', async (t) => {
       const { key } = await create()
       const last = key.endsWith('0') ? '1' : '0'
@@ -338,6 +367,7 @@ t.test('by the clock', async (t) => {
   const counted: Storage = {
     ...storage,
     async commit(...given) {
+      await nextTurn()
       const rows = await storage.commit(...given)
       commits++
       return rows
@@ -359,6 +389,13 @@ t.test('by the clock', async (t) => {
       time += 5000
     }
     t.equal(commits, 3, 'at the start, after one minute and after two')
+    t.ok((await storedKey(storage, id)).last_used_at)
+  })
+
+  t.test('closing waits for what is being written', async (t) => {
+    const { id, key } = await create()
+    await keys.verify(key)
+    await keys.close()
     t.ok((await storedKey(storage, id)).last_used_at)
   })
 
