@@ -1,4 +1,5 @@
 import t, { type Test } from 'tap'
+import { StorageError } from '../../adapters/storage/errors.js'
 import type { Storage, TenantId } from '../../adapters/storage/port.js'
 import { uuid } from '../../adapters/uuid.js'
 import { users } from '../../schemas/users.js'
@@ -15,10 +16,12 @@ async function userWithAccounts(t: Test) {
   await storage.commit({ tenant, changes: [{ op: 'insert', resource: users, row }] })
   let held = Promise.resolve()
   let reads = 0
+  let isAway = false
   const slow: Storage = {
     ...storage,
     async get(from, id) {
       reads++
+      if (isAway) throw new StorageError('unavailable')
       const found = await storage.get(from, id)
       await held
       return found
@@ -39,6 +42,12 @@ async function userWithAccounts(t: Test) {
         release = resolve
       })
       return release
+    },
+    /** Every read fails meanwhile. */
+    async away(during: () => Promise<unknown>) {
+      isAway = true
+      await during()
+      isAway = false
     },
     demote: (): Promise<unknown> => demote(storage, tenant, key)
   }
@@ -93,4 +102,10 @@ t.test('of somebody unknown nothing is remembered', async (t) => {
   const known = reads()
   t.equal(await accounts.get(stranger), null)
   t.ok(reads() > known)
+})
+
+t.test('a read that failed is not remembered, either', async (t) => {
+  const { key, accounts, away } = await userWithAccounts(t)
+  await away(() => t.rejects(accounts.get(key) as Promise<unknown>, { code: 'unavailable' }))
+  t.match(await accounts.get(key), { role: 'admin' })
 })
