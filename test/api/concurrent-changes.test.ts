@@ -104,6 +104,32 @@ for (const on of testStorages)
       else t.match(changed.json(), { id: person.id, name: 'Renamed' })
     })
 
+    t.test('a PUT makes what is gone by then, and replaces what is there by then', async (t) => {
+      const url = '/flows/flow_put'
+      const put = (headers = {}) => admin.send('PUT', url, { name: 'a' }, headers)
+      const remove = () => admin.send('DELETE', url)
+      t.equal((await overlapping(put, put)).statusCode, 200)
+      const made = await overlapping(remove, () => admin.send('PUT', url, { name: 'b' }))
+      t.match([made.statusCode, made.json().name], [201, 'b'])
+      await remove()
+      const only = await overlapping(put, () => put({ 'if-none-match': '*' }))
+      t.equal(only.json().code, 'precondition_failed')
+    })
+
+    t.test('who became the last admin meanwhile is not removed', async (t) => {
+      const first = await api.register()
+      const second = await api.person(first, 'viewer')
+      const removed = await overlapping(
+        async () => {
+          await first.send('PATCH', `/users/${second.id}`, { role: 'admin' })
+          await first.send('PATCH', `/users/${first.id}`, { role: 'viewer' })
+        },
+        () => first.send('DELETE', `/users/${second.id}`)
+      )
+      t.equal(removed.json().code, 'last_admin')
+      t.match((await second.send('GET', '/users/me')).json(), { role: 'admin' })
+    })
+
     /** The API, and a way to have one request come between what another reads and what it commits. */
     async function testOverlaps(t: Test) {
       const actual = await on.open(t)
