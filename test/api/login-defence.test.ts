@@ -81,6 +81,32 @@ t.test('strangers do not keep out who signed in before', async (t) => {
   t.ok((await fail(9, email, owner)).at(-1), 'though guesses of this address count all the same')
 })
 
+t.test('an address is its owner’s for thirty days', async (t) => {
+  const { defence, fail, refused, pass } = defenceAt()
+  const day = 24 * 60 * 60
+  ;(await defence.begin(email, owner)).succeeded()
+  for (const [days, isSpared] of [
+    [29, true],
+    [2, false]
+  ] as const) {
+    pass(days * day)
+    await fail(40, email, (n) => `198.51.100.${n}`)
+    t.equal((await refused(email, owner)) === 0, isSpared)
+  }
+})
+
+t.test('sign-ins from ever new addresses are no guesses', async (t) => {
+  const { defence, refused } = defenceAt()
+  for (let n = 0; n < 30; n++) (await defence.begin(email, `198.51.100.${n}`)).succeeded()
+  t.equal(await refused(email, stranger), 0)
+})
+
+t.test('an account is one, in capitals too', async (t) => {
+  const { fail, refused } = defenceAt()
+  await fail(5)
+  t.equal(await refused(email.toUpperCase(), stranger), 1)
+})
+
 t.test('addresses of one IPv6 network count as one, however they are written', async (t) => {
   const { fail, refused } = defenceAt()
   await fail(5, email, (n) => `2001:db8::${n.toString(16)}`)
@@ -164,8 +190,20 @@ t.test('instances count together in Redis, and each alone while it is away', asy
   )
   for (const attempt of attempts) attempt.abandoned()
   await settle()
-  for (let i = 0; i < 5; i++) await two.defence.begin('eve@example.com', stranger)
+  for (let i = 0; i < 4; i++) await two.defence.begin('eve@example.com', stranger)
+  const fifth = await two.defence.begin('eve@example.com', stranger)
   await t.rejects(one.defence.begin('eve@example.com', stranger), { code: 'rate_limited' })
+  fifth.abandoned()
+  await settle()
+  await t.resolves(one.defence.begin('eve@example.com', stranger), 'nor does anybody wait for it')
+
+  for (const key of await one.redis.keys('*'))
+    t.ok((await one.redis.pttl(key)) > 0, 'all of it is forgotten some day')
+  for (const key of await one.redis.keys('sign-in:failed:*'))
+    await one.redis.hset(key, { count: 100, until: 0 })
+  await two.defence.begin('eve@example.com', stranger)
+  const most = await two.defence.begin('eve@example.com', stranger).catch((error) => error)
+  t.match(most, { extra: { headers: { 'retry-after': '300' } } })
 
   await server.kill()
   const alone = 'bob@example.com'
