@@ -167,6 +167,19 @@ for (const on of testStorages)
       t.equal(await createSecretReader(api.storage, ring)(origin, 'A'), 'newest')
     })
 
+    t.test('nor is one in the way that is deleted at this moment', async (t) => {
+      for (const name of ['GONE', 'STAYS']) await put(name)
+      const troubled = troubledStorage(api.storage)
+      const get: Storage['get'] = async (from, name) => {
+        if (name === 'GONE') await send('DELETE', '/secrets/GONE')
+        return api.storage.get(from, name)
+      }
+      const ring = createKeyring([key('while deleting'), first])
+      await troubled.trouble({ get }, () => rotateSecrets(troubled.storage, ring))
+      t.equal(await stored('GONE'), null)
+      t.equal((await stored('STAYS'))?.key_id, 'while deleting')
+    })
+
     t.test('it ends beside a server that writes with an older key, and tells', async (t) => {
       const ring = createKeyring([key('newest'), first])
       const troubled = troubledStorage(api.storage)

@@ -181,6 +181,7 @@ t.test('production refuses missing and guessable keys, and names the variable', 
   for (const [name, value] of [
     ['AUTH_SECRET', ''],
     ['AUTH_SECRET', 'change-me-change-me-change-me-change-me'],
+    ['AUTH_SECRET', 'Change this to a long random string!'],
     ['AUTH_SECRET', 'a'.repeat(40)],
     ['AUTH_SECRET', 'abcdefghijklmnopqrstuvwxyz012345'],
     ['ENCRYPTION_KEY', ''],
@@ -254,4 +255,18 @@ t.test('a wrong encryption key is told before anything is written with it', asyn
     name: 'DecryptionError',
     message: /default/
   })
+})
+
+t.test('of two that start at once, with different keys of one name, one is told', async (t) => {
+  const storage = createStorage(openMemory())
+  const ring = () => createKeyring([{ id: 'default', key: randomBytes(32) }])
+  const [one, other] = [ring(), ring()]
+  const starts = await Promise.allSettled(
+    [one, one, other].map((each) => verifyKeys(storage, each))
+  )
+  t.match(starts, [
+    { status: 'fulfilled' },
+    { status: 'fulfilled' },
+    { status: 'rejected', reason: { name: 'DecryptionError' } }
+  ])
 })
