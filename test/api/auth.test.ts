@@ -191,6 +191,18 @@ t.test('sign-in attempts of an address are limited', async (t) => {
   t.ok(Number(limited.headers['retry-after']) > 0)
 })
 
+t.test('so are registrations and refreshes, each by themselves', async (t) => {
+  const { send } = await testApi(t, { env: { AUTH_RATE_LIMIT_PER_MINUTE: '1' } })
+  for (const [url, body, status] of [
+    ['/auth/login', login, 401],
+    ['/auth/register', registration, 201],
+    ['/auth/refresh', { refresh_token: 'none' }, 401]
+  ] as const) {
+    t.equal((await send('POST', url, body)).statusCode, status, url)
+    t.equal((await send('POST', url, body)).statusCode, 429, url)
+  }
+})
+
 t.test('a bad token is refused with a challenge', async (t) => {
   const { app } = await testApi(t)
   for (const authorization of ['', 'Bearer', 'Bearer x', 'Basic YTpi', 'Bearer a b', 'bearer  x']) {
@@ -198,6 +210,16 @@ t.test('a bad token is refused with a challenge', async (t) => {
     t.match([answer.statusCode, answer.json().code], [401, 'unauthenticated'], authorization)
     t.equal(answer.headers['www-authenticate'], 'Bearer')
   }
+})
+
+t.test('the scheme of a token may be in any case, as RFC 9110 has it', async (t) => {
+  const api = await testApi(t)
+  const { token } = await api.register()
+  for (const authorization of [`bearer ${token}`, `BEARER  ${token}`])
+    t.equal(
+      (await api.app.inject({ url: '/api/flows', headers: { authorization } })).statusCode,
+      200
+    )
 })
 
 t.test(

@@ -60,6 +60,16 @@ t.test('the limit is told in the standard headers, then refused with Retry-After
   t.equal((await admin.send('GET', '/flows')).statusCode, 200, 'nothing else is limited')
 })
 
+t.test('a minute after the first call the next ones count anew', async (t) => {
+  const upstream = await startUpstream(t)
+  const { admin } = await llmApi(t, upstream.url, { env: { LLM_RATE_LIMIT_PER_MINUTE: '1' } })
+  const status = async () => (await admin.send('POST', '/llm/complete', ask)).statusCode
+  t.strictSame([await status(), await status()], [200, 429])
+  const { now } = Date
+  t.intercept(Date, 'now', { value: () => now() + 60_000 })
+  t.strictSame([await status(), await status()], [200, 429])
+})
+
 t.test('60 a minute where nothing is set', async (t) => {
   const upstream = await startUpstream(t)
   const { admin } = await llmApi(t, upstream.url, { env: { LLM_RATE_LIMIT_PER_MINUTE: '' } })
@@ -201,6 +211,22 @@ t.test('instances count together in Redis, and each alone while it is away', asy
   )
   t.equal(await status(one), 429, 'together again')
   t.equal(logged().filter(({ msg }) => msg.startsWith('Redis is back')).length, 2)
+})
+
+t.test('what is counted in Redis ends with its minute, however often somebody tries', async (t) => {
+  const { url } = await startRedis(t)
+  const { one, connections } = await twoInstances(t, url, '1')
+  const [redis] = connections as [Redis]
+  t.equal((await one('POST', '/llm/complete', ask)).statusCode, 200)
+  const keys = await redis.keys('*')
+  for (const key of keys) {
+    const left = await redis.pttl(key)
+    t.ok(left > 0 && left <= 60_000, `${key}: ${left}`)
+    await redis.pexpire(key, 5000)
+  }
+  const refused = await one('POST', '/llm/complete', ask)
+  t.equal(refused.statusCode, 429)
+  t.ok(Number(refused.headers['retry-after']) <= 5)
 })
 
 t.test('sign-ins count together in Redis, too', async (t) => {
