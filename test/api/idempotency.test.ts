@@ -210,6 +210,11 @@ for (const on of testStorages)
       t.not(second.json().id, first.id)
       t.strictSame(kept(await post()), kept(second))
 
+      const postChosen = repeatable(send, '/flows', { id: randomUUID(), name: 'F' })
+      await postChosen()
+      await endRecords(storage, admin)
+      t.equal((await postChosen()).json().code, 'already_exists', 'and answers nothing')
+
       const email = `${randomUUID()}@example.com`
       const body = { name: 'U', email, password: 'a good password' }
       const postUser = repeatable(send, '/users', body)
@@ -217,6 +222,28 @@ for (const on of testStorages)
       await send('PATCH', `/users/${user.id}`, { email: `${randomUUID()}@example.com` })
       await endRecords(storage, admin)
       t.equal((await postUser()).statusCode, 201, 'the address is free, and the id is another')
+    })
+
+    t.test('of two at once in its place one creates', async (t) => {
+      const post = repeatable(send, '/flows', { name: randomUUID() })
+      await post()
+      await endRecords(storage, admin)
+      let first: LightMyRequestResponse | undefined
+      const meanwhile = async () => {
+        first = await post()
+      }
+      const second = await troubled.trouble(overtaken(sound, meanwhile), post)
+      t.strictSame(kept(second), kept(first as LightMyRequestResponse))
+    })
+
+    t.test('one that is pruned at the moment of its end is in nobody’s way', async (t) => {
+      const person = await api.register()
+      const post = repeatable(person.send, '/flows', { name: 'F' })
+      await post()
+      await endRecords(storage, person)
+      const meanwhile = () => pruneRecords(sound, person)
+      const answer = await troubled.trouble(overtaken(sound, meanwhile), post)
+      t.equal(answer.statusCode, 201, answer.body)
     })
 
     t.test('registering is not answered twice, since its answer is a credential', async (t) => {
@@ -272,6 +299,21 @@ for (const on of testStorages)
       t.notMatch(JSON.stringify(rows), /hidden|good password|\$argon2|ciphertext|key_id|eyJ/)
     })
   })
+
+t.test('a repeat is known for as many hours as are set', async (t) => {
+  const api = await testApi(t, { env: { IDEMPOTENCY_TTL_HOURS: '2' } })
+  const admin = await api.register()
+  // Unlike the token it does not end meanwhile.
+  const { key } = (await admin.send('POST', '/api-keys', { name: 'K', role: 'editor' })).json()
+  const post = repeatable(api.as(key), '/flows', { name: 'F' })
+  const first = (await post()).json()
+  const { now } = Date
+  let minutes = 119
+  t.intercept(Date, 'now', { value: () => now() + minutes * 60_000 })
+  t.equal((await post()).json().id, first.id)
+  minutes = 121
+  t.not((await post()).json().id, first.id)
+})
 
 t.test('every POST that creates takes an Idempotency-Key, and is tried above', async (t) => {
   const { app } = await testApi(t)
@@ -353,14 +395,39 @@ function losingAnswers(storage: Storage, isStored: boolean): Partial<Storage> {
   return { commit: commit as Storage['commit'], get }
 }
 
+/** Has something else be done between what a request reads and what it commits. */
+function overtaken(storage: Storage, meanwhile: () => Promise<void>): Partial<Storage> {
+  let came = false
+  const commit = async (...changes: Parameters<Storage['commit']>) => {
+    if (!came) {
+      came = true
+      await meanwhile()
+    }
+    return storage.commit(...changes)
+  }
+  return { commit: commit as Storage['commit'] }
+}
+
 /** Lets the time of all records of a tenant run out. */
-async function endRecords(storage: Storage, person: Person): Promise<void> {
+function endRecords(storage: Storage, person: Person): Promise<void> {
+  const set = { expires_at: new Date(0).toISOString() }
+  return changeRecords(storage, person, { op: 'update', set })
+}
+
+function pruneRecords(storage: Storage, person: Person): Promise<void> {
+  return changeRecords(storage, person, { op: 'delete' })
+}
+
+async function changeRecords(
+  storage: Storage,
+  person: Person,
+  change: { op: 'delete' } | { op: 'update'; set: { expires_at: string } }
+): Promise<void> {
   const tenant = await tenantOf(storage, person)
   const { rows } = await storage.list({ resource: idempotencyKeys, tenant }, { limit: 1000 })
-  const set = { expires_at: new Date(0).toISOString() }
   await storage.commit({
     tenant,
-    changes: rows.map(({ id: key }) => ({ op: 'update', resource: idempotencyKeys, key, set }))
+    changes: rows.map(({ id: key }) => ({ resource: idempotencyKeys, key, ...change }))
   })
 }
 
