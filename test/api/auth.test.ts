@@ -3,6 +3,8 @@ import { mock } from 'node:test'
 import { verify } from '@node-rs/argon2'
 import t from 'tap'
 import { openLocalIdentity } from '../../adapters/identity/local.js'
+import { readEnvironment } from '../../src/configuration.js'
+import { prune } from '../../src/retention.js'
 import { cheapHasher, testApi } from '../support/api.js'
 import { memory, testStorages } from '../support/storages.js'
 
@@ -233,6 +235,49 @@ t.test(
     t.equal((await api.as(token)('GET', '/users')).statusCode, 500)
   }
 )
+
+t.test('a token that is in use ends when its time is over', async (t) => {
+  const { send } = await (await testApi(t)).register()
+  t.equal((await send('GET', '/users/me')).statusCode, 200)
+  const { now } = Date
+  t.intercept(Date, 'now', { value: () => now() + 15 * 60_000 })
+  t.equal((await send('GET', '/users/me')).statusCode, 401)
+})
+
+t.test('a session that is in use is not pruned', async (t) => {
+  const { storage, register, send } = await testApi(t)
+  let { refreshToken: refresh_token } = await register()
+  const { now } = Date
+  for (const day of [20, 40, 60]) {
+    t.intercept(Date, 'now', { value: () => now() + day * 24 * 60 * 60_000 })
+    const env = readEnvironment({ NODE_ENV: 'test' })
+    const log = { info() {}, warn() {} }
+    await prune({ storage, env, log, now: () => new Date(Date.now()) })
+    const renewed = await send('POST', '/auth/refresh', { refresh_token })
+    t.equal(renewed.statusCode, 200, `on day ${day}`)
+    refresh_token = renewed.json().refresh_token
+  }
+})
+
+t.test('sign-in and refresh go by what another process has just changed', async (t) => {
+  const storage = await memory.open(t)
+  const identity = await openLocalIdentity({ storage, secret: randomUUID(), hasher: cheapHasher })
+  const here = await testApi(t, { storage, identity })
+  const elsewhere = await testApi(t, { storage, identity })
+  const admin = await elsewhere.register()
+  const password = 'one that the admin gave'
+  const changed = async () => {
+    const person = await elsewhere.person(admin, 'viewer')
+    t.equal((await here.as(person.token)('GET', '/flows')).statusCode, 200)
+    await admin.send('PATCH', `/users/${person.id}`, { role: 'editor', password })
+    return person
+  }
+  const { refreshToken: refresh_token } = await changed()
+  t.equal((await here.send('POST', '/auth/refresh', { refresh_token })).statusCode, 401)
+  const { email } = await changed()
+  const { token } = (await here.send('POST', '/auth/login', { email, password })).json()
+  t.equal((await here.as(token)('POST', '/flows', { name: 'F' })).statusCode, 201)
+})
 
 t.test('a new password ends sessions where the clock was put back, too', async (t) => {
   const api = await testApi(t)
