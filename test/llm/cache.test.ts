@@ -9,6 +9,7 @@ import {
   refuseWith,
   sendCompletion,
   startUpstream,
+  tokens,
   type Upstream
 } from '../support/llm-upstream.js'
 
@@ -85,6 +86,8 @@ t.test('identical requests in flight share one call, and leaving harms nobody', 
     t.equal((await response).headers['x-cache'], 'hit')
   }
   t.equal(upstream.requests.length, 2, 'with the one that passed through')
+  const [usage] = (await api.admin.send('GET', '/llm/usage')).json()
+  t.equal(usage.completion_tokens, tokens.completion_tokens, 'whose tokens count once')
 })
 
 t.test('when all have left, the call ends; who comes then starts anew', async (t) => {

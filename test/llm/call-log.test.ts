@@ -10,6 +10,7 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
+import { llmUsage } from '../../schemas/llm-usage.js'
 import { type CallLogOptions, openCallLog } from '../../src/llm/call-log.js'
 import { exchange, llmApi } from '../support/llm-api.js'
 import { answerWith, beginStream, refuseWith, startUpstream } from '../support/llm-upstream.js'
@@ -83,6 +84,9 @@ t.test('each call is a line, with what it cost and how it ended', async (t) => {
   t.match(banned, { answer_chars: 0, prompt_tokens: 0, outcome: 'banned_term' })
   t.match(limited, { route: '/api/llm/stream', outcome: 'provider_rate_limited' })
   t.match(cancelled, { first_token_ms: null, outcome: 'cancelled' })
+  const from = { resource: llmUsage, tenant: complete.tenant } as const
+  const { rows } = await api.storage.list(from, { filter: { model: cancelled.model }, limit: 2 })
+  t.match(rows, [{ calls: 3, errors: 2 }], 'who left is no error')
 })
 
 t.test('the file begins anew when it is large, and the oldest go', async (t) => {

@@ -130,6 +130,12 @@ t.test('a provider that is slow or away', async (t) => {
 })
 
 t.test('providers are configuration', async (t) => {
+  // What the package would send to every provider alike.
+  process.env.OPENAI_ORG_ID = process.env.OPENAI_PROJECT_ID = 'that of another program'
+  t.teardown(() => {
+    delete process.env.OPENAI_ORG_ID
+    delete process.env.OPENAI_PROJECT_ID
+  })
   const [openai, local] = [await startUpstream(t), await startUpstream(t, answerWith('Local!'))]
   const extra = { name: 'local', url: local.url, key: 'local-key', model: 'llama' }
   const { admin } = await llmApi(t, openai.url, {
@@ -141,6 +147,7 @@ t.test('providers are configuration', async (t) => {
   const { headers } = await local.received(0)
   t.equal(headers.authorization, 'Bearer local-key')
   t.equal(headers['openai-organization'], undefined)
+  t.equal(headers['openai-project'], undefined)
   const unknown = await ask({ provider: 'acme' })
   t.match(unknown.json(), { status: 400, code: 'unknown_provider', detail: /openai, local/ })
 })

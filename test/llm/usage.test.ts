@@ -3,6 +3,7 @@ import { setImmediate } from 'node:timers/promises'
 import t from 'tap'
 import { StorageError } from '../../adapters/storage/errors.js'
 import { ACROSS_TENANTS, type Storage, type TenantId } from '../../adapters/storage/port.js'
+import { uuid } from '../../adapters/uuid.js'
 import { llmUsage } from '../../schemas/llm-usage.js'
 import { users } from '../../schemas/users.js'
 import { createUsage, type UsedCall } from '../../src/llm/usage.js'
@@ -16,6 +17,7 @@ import {
   tokens
 } from '../support/llm-upstream.js'
 import { type Teardown, testStorages } from '../support/storages.js'
+import { brokenCommit, troubledStorage } from '../support/troubled-storage.js'
 
 const user = '019b76da-a800-7000-8000-000000000001'
 
@@ -226,12 +228,41 @@ t.test(
 
 t.test('names that somebody makes up do not fill the table', async (t) => {
   const { storage, rows, call } = await usageOn(t)
-  const usage = createUsage({ storage, warn: () => {} })
+  let now = new Date('2026-01-30T23:00:00Z')
+  const usage = createUsage({ storage, warn: () => {}, now: () => now })
   for (let n = 0; n < 300; n++) usage.add(call({ model: `model-${n}` }))
-  await usage.close()
+  await usage.flush()
   const all = await rows()
   t.equal(all.length, 101)
   t.equal(all.find(({ model }) => model === 'other')?.calls, 200)
+  now = new Date('2026-01-31T01:00:00Z')
+  usage.add(call({ model: 'model-300' }))
+  await usage.close()
+  t.ok(
+    (await rows()).some(({ model }) => model === 'model-300'),
+    'nor does the day before'
+  )
+})
+
+t.test('what could not be written of a day that is over is written later', async (t) => {
+  const { storage, rows, call } = await usageOn(t)
+  const { storage: shaky, trouble } = troubledStorage(storage)
+  let now = new Date('2026-01-30T23:59:59Z')
+  const usage = createUsage({ storage: shaky, warn: () => {}, now: () => now })
+  usage.add(call())
+  now = new Date('2026-01-31T00:00:00Z')
+  usage.add(call())
+  await trouble(brokenCommit('unavailable'), () => usage.flush())
+  await usage.close()
+  t.equal((await rows()).length, 2)
+})
+
+t.test('a report has all of it, however much that is', async (t) => {
+  const { storage, call, send } = await usageOn(t)
+  const usage = createUsage({ storage, warn: () => {} })
+  for (let n = 0; n < 1100; n++) usage.add(call({ user: uuid() }))
+  await usage.close()
+  t.equal((await send('GET', '/llm/usage')).json().length, 1100)
 })
 
 t.test('totals are written every ten seconds, where there are new ones', async (t) => {
