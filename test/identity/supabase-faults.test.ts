@@ -395,6 +395,19 @@ async function testForeign(t: Test, project: SupabaseProject) {
     t.teardown(() => removeAccount(project, made.data.user?.id as string))
     t.equal(await stage.login(email, password), 401)
   })
+
+  await t.test('one that the operator of the project has banned signs nobody in', async (t) => {
+    const { email, password, refreshToken: refresh_token } = await api.person(admin, 'viewer')
+    const body = '{"code":"user_banned","message":"User is banned"}'
+    for (const [url, given] of [
+      ['/auth/login', { email, password }],
+      ['/auth/refresh', { refresh_token }]
+    ] as const) {
+      stage.proxy.fail(/^POST \/auth\/v1\/token/, { status: 400, body })
+      t.equal((await api.send('POST', url, given)).statusCode, 401, url)
+      stage.proxy.heal()
+    }
+  })
 }
 
 async function testAtOnce(t: Test, project: SupabaseProject) {

@@ -190,4 +190,8 @@ t.test('shared work ends for each caller by itself', async (t) => {
   third.abort()
   await t.rejects(three.promise, { code: 'cancelled' })
   t.equal(aborted, 1)
+
+  const four = sharing.join('k', AbortSignal.abort(), start)
+  await t.rejects(four.promise, { code: 'cancelled' }, 'who has left before')
+  t.equal(aborted, 2)
 })

@@ -137,12 +137,14 @@ t.test('the file begins anew when it is old, also when another process began it'
 t.test('files of the same moment do not overwrite each other, and strangers stay', async (t) => {
   const { log, path, files } = logIn(t, { maxBytes: 1, now: () => 0, maxFiles: 3 })
   mkdirSync(join(path, '..'), { recursive: true })
-  writeFileSync(`${path}.notes`, 'mine')
+  const others = 'another.log.1970-01-01T00-00-00-000Z'
+  for (const name of [`${path}.notes`, join(path, '..', others)]) writeFileSync(name, 'mine')
   for (const n of [1, 2, 3]) {
     log.write({ n })
     await log.flush()
   }
   t.strictSame(files(), [
+    others,
     'llm.log',
     'llm.log.1970-01-01T00-00-00-000Z',
     'llm.log.1970-01-01T00-00-00-000Z-1',

@@ -93,7 +93,7 @@ function totals(calls: number, errors: number) {
 
 t.test('a report is for admins, of their own tenant, over a period that makes sense', async (t) => {
   const upstream = await startUpstream(t, answerWith('Hello!'))
-  const { admin, person, register } = await llmApi(t, upstream.url, {
+  const { admin, as, person, register } = await llmApi(t, upstream.url, {
     env: { LLM_CACHE_ENABLED: 'true' }
   })
   const editor = await person(admin, 'editor')
@@ -118,6 +118,10 @@ t.test('a report is for admins, of their own tenant, over a period that makes se
     ],
     'a hit costs no tokens, and what is under ten seconds old is there'
   )
+  const { id, key } = (await admin.send('POST', '/api-keys', { name: 'K', role: 'editor' })).json()
+  await as(key)('POST', '/llm/complete', { prompt: 'Hi', model: 'm' })
+  const ofKey = (await admin.send('GET', `/llm/usage?user_id=${id}`)).json()
+  t.match(ofKey, [{ user_id: id, calls: 1 }], 'an API key is counted by itself')
   t.equal((await editor.send('GET', '/llm/usage')).statusCode, 403)
   t.same((await (await register()).send('GET', '/llm/usage')).json(), [])
   for (const query of [

@@ -66,3 +66,11 @@ t.test('a filter that is given twice is refused', async (t) => {
   ])
     t.match((await send('GET', `/flows?${query}`)).json(), { code: 'validation_failed' }, query)
 })
+
+t.test('of thousands of mistakes in a body the first are told', async (t) => {
+  const { send } = await (await testApi(t)).register()
+  const unknown = Object.fromEntries(Array.from({ length: 5000 }, (_, n) => [`field_${n}`, n]))
+  const answer = await send('POST', '/flows', { name: 'F', ...unknown })
+  t.match(answer.json(), { code: 'validation_failed', errors: Array(20).fill({ in: 'body' }) })
+  t.equal(answer.json().errors.length, 20)
+})
