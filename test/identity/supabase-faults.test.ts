@@ -303,6 +303,7 @@ async function testRemove(t: Test, project: SupabaseProject) {
       proxy.heal()
       const { row, account } = await stage.sides(email)
       t.ok(row === null || row === account, 'no row is without its account')
+      if (breaks[0][0] === commit) t.equal(account, row, 'nor is the account without its row')
       const signedIn = (await send('GET', '/auth/me')).statusCode
       t.equal(signedIn, row ? 200 : 401, 'who has no row is nobody, token or not')
 
