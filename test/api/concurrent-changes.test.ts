@@ -116,6 +116,19 @@ for (const on of testStorages)
       t.equal(only.json().code, 'precondition_failed')
     })
 
+    t.test('of two new addresses the last one signs in', async (t) => {
+      const { id, password } = await api.person(admin, 'viewer')
+      const move = (name: string) =>
+        admin.send('PATCH', `/users/${id}`, { email: `${name}.${api.tag}@example.com` })
+      const last = await overlapping(
+        () => move('first'),
+        () => move('last')
+      )
+      const { email } = last.json()
+      t.equal(email, `last.${api.tag}@example.com`)
+      t.equal((await api.send('POST', '/auth/login', { email, password })).statusCode, 200)
+    })
+
     t.test('who became the last admin meanwhile is not removed', async (t) => {
       const first = await api.register()
       const second = await api.person(first, 'viewer')
