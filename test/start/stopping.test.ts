@@ -5,6 +5,8 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import Database from '../../adapters/storage/better-sqlite3.js'
+import { readEnvironment } from '../../src/configuration.js'
+import { mostStoppingMs } from '../../src/stopping.js'
 import { testApi } from '../support/api.js'
 import { exchange, readAll, readEvents } from '../support/llm-api.js'
 import { beginStream, endStream, sendPiece, startUpstream } from '../support/llm-upstream.js'
@@ -173,6 +175,13 @@ t.test('Fastify does not give up before what is under way has had its time', asy
   const { app } = await testApi(t, { env: { SHUTDOWN_TIMEOUT_MS: '60000' } })
   const { pluginTimeout = 0 } = app.initialConfig
   t.ok(pluginTimeout > 60_000, `${pluginTimeout}`)
+})
+
+t.test('in production it serves on for five seconds, unless told otherwise', async (t) => {
+  const longest = (env: Record<string, string>) => mostStoppingMs(readEnvironment(env))
+  const least = longest({})
+  t.equal(longest({ NODE_ENV: 'production' }), least + 5000)
+  t.equal(longest({ NODE_ENV: 'production', SHUTDOWN_DELAY_MS: '0' }), least)
 })
 
 t.test('a request that has come and is not read yet is answered', async (t) => {
