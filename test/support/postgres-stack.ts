@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import pg from 'pg'
 import type { Test } from 'tap'
+import { StorageError } from '../../adapters/storage/errors.js'
 import { openPostgres } from '../../adapters/storage/postgres.js'
 import { migratePostgres } from '../../adapters/storage/postgres-migrate.js'
 import type { StoragePlace } from '../contract/storage-contract.js'
@@ -144,8 +145,8 @@ async function prepareTemplates(
 }
 
 /**
- * Runs tests on what `start` brings up, and ends it. What cannot start is a skip that says why,
- * and a failure with CI=true.
+ * Runs tests on what `start` brings up, and ends it. What cannot start is a skip that says why, and a
+ * failure with CI=true, or where it is ours that fails there, such as a migration.
  */
 export async function withStack<Stack extends { dispose(): Promise<void> }>(
   t: Test,
@@ -156,7 +157,7 @@ export async function withStack<Stack extends { dispose(): Promise<void> }>(
   try {
     stack = await start()
   } catch (error) {
-    if (process.env.CI === 'true') throw error
+    if (process.env.CI === 'true' || error instanceof StorageError) throw error
     t.plan(0, `cannot start: ${(error as Error).message}`)
     return
   }
