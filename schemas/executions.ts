@@ -12,10 +12,10 @@ export const executions = defineResource({
   fields: {
     id: Uuid('019b76da-a800-7000-8000-000000000011'),
     flow_id: TextId('flow_onboarding'),
-    status: Choice(executionStatuses, { default: 'queued' }),
+    status: Choice(executionStatuses, { default: 'queued', examples: ['success'] }),
     started_at: Nullable(Timestamp()),
-    finished_at: Nullable(Timestamp()),
-    error: Nullable(Type.String({ examples: ['The mail server refused the message.'] })),
+    finished_at: Nullable(Timestamp('2026-01-31T09:30:04.000Z')),
+    error: Nullable(Type.String()),
     input: Nullable(Json({ customer: 42 })),
     output: Nullable(Json({ sent: true }))
   },

@@ -34,7 +34,7 @@ export const Email = (example: string) =>
 /** One of a closed list of strings. */
 export const Choice = <const Values extends readonly string[]>(
   values: Values,
-  options: { default?: Values[number]; description?: string } = {}
+  options: { default?: Values[number]; description?: string; examples?: Values[number][] } = {}
 ): TUnsafe<Values[number]> =>
   Type.Unsafe<Values[number]>({
     type: 'string',

@@ -194,6 +194,13 @@ t.test('every example is valid', async (t) => {
         )
 })
 
+t.test('the example of an execution is one that there can be', async (t) => {
+  const { examples } = schemas.Execution as { examples: [Record<string, string>] }
+  const [{ started_at = '', finished_at = '', ...example }] = examples
+  t.match(example, { status: 'success', error: null })
+  t.ok(started_at < finished_at)
+})
+
 t.test('problems have an example of every code under its status', async (t) => {
   const shown: Record<string, number> = {}
   for (const [name, response] of Object.entries(document.components.responses ?? {})) {
