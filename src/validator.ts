@@ -57,6 +57,7 @@ function withLowerCaseNames(schema: { properties?: object }): object {
  */
 export function readingText(check: Check, schema: { properties?: object }) {
   const properties = Object.entries(schema.properties ?? {})
+  const names = properties.map(([name]) => name)
   const readers = properties.flatMap(([name, each]) => {
     const read = readerOf(each)
     return read ? [{ name, read }] : []
@@ -66,19 +67,27 @@ export function readingText(check: Check, schema: { properties?: object }) {
       const text = data[name]
       if (typeof text === 'string') data[name] = read(text)
     }
-    // Of what a query has twice, its parser makes a list.
-    const twice = properties.find(([name]) => Array.isArray(data[name]))
-    const valid = !twice && check(data)
-    validate.errors = twice ? [givenTwice(twice[0])] : check.errors
+    const valid = check(data)
+    validate.errors = check.errors
+    // Of what a query has more than once, its parser makes a list.
+    const lists = valid ? [] : names.filter((name) => Array.isArray(data[name]))
+    if (lists.length) validate.errors = withoutLists(check.errors ?? [], lists)
     return valid
   }
   validate.errors = undefined as ValidateFunction['errors']
   return validate
 }
 
-function givenTwice(name: string): ErrorObject {
-  const instancePath = `/${name}`
-  return { keyword: 'once', instancePath, schemaPath: '', params: {}, message: 'is given twice' }
+/** What is wrong, where a list is as wrong as it can be. */
+function withoutLists(errors: readonly ErrorObject[], lists: readonly string[]): ErrorObject[] {
+  const paths = lists.map((name) => `/${name}`)
+  const others = errors.filter(({ instancePath }) => !paths.includes(instancePath))
+  return [...paths.map(givenRepeatedly), ...others]
+}
+
+function givenRepeatedly(instancePath: string): ErrorObject {
+  const message = 'is given more than once'
+  return { keyword: 'once', instancePath, schemaPath: '', params: {}, message }
 }
 
 function readerOf({ type, format }: { type?: string; format?: string }) {

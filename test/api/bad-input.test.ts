@@ -522,8 +522,8 @@ async function badInput(t: Test, on: TestStorage) {
     const time = 'is not a time between the years 1 and 9999, such as 2026-01-31T09:30:00Z'
     for (const [method, url, body, detail] of [
       ['GET', '/audit?since=2016-12-31T23:59:60Z', undefined, time],
-      ['GET', '/flows?limit=1&limit=2', undefined, 'is given twice'],
-      ['GET', '/flows?status=draft&status=active', undefined, 'is given twice'],
+      ['GET', '/flows?limit=1&limit=2', undefined, 'is given more than once'],
+      ['GET', '/flows?status=draft&status=active', undefined, 'is given more than once'],
       ['GET', '/audit?since=0000-01-31T09:30:00Z', undefined, time],
       ['PUT', '/secrets/S', { value: 'v', expires_at: 'tomorrow' }, time],
       ['PUT', '/flows/f', { name: ' ' }, 'must not be blank'],
@@ -539,6 +539,8 @@ async function badInput(t: Test, on: TestStorage) {
       const { errors } = (await admin.send(method, url, body)).json()
       t.equal(errors[0].detail, detail, `${method} ${url}`)
     }
+    const { errors } = (await admin.send('GET', '/flows?limit=1&limit=2&order=up')).json()
+    t.match(errors, [{ pointer: '/limit' }, { pointer: '/order' }], 'all of it')
   })
 
   t.test('cursors made by hand', async (t) => {
