@@ -41,11 +41,11 @@ export function readEnvironment(source: NodeJS.ProcessEnv): Environment {
     assertUrls(environment as Environment)
     return environment as Environment
   }
-  const [error] = check.errors ?? []
-  const name = error?.instancePath.slice(1) as keyof Environment
+  const [error] = check.errors as [ErrorObject]
+  const name = error.instancePath.slice(1) as keyof Environment
   const { description } = Environment.properties[name]
   throw new ConfigurationError(
-    `${name} ${describeViolation(error as ErrorObject)}. See .env.example: ${description}`
+    `${name} ${describeViolation(error)}. See .env.example: ${description}`
   )
 }
 

@@ -48,7 +48,7 @@ export function shareRedis(redis: Redis, log: FastifyBaseLogger): SharedRedis {
     restsUntil = Date.now() + REST_MS
     if (away) return
     away = true
-    // Not the error itself: it has the command that failed, and with it the password of a sign-in.
+    // Not the error itself: it has the command that failed, and that of AUTH has the password of Redis.
     const reason = error === undefined ? 'The connection has ended' : reasonOf(error)
     log.warn(
       { reason },

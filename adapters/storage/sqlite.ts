@@ -286,7 +286,7 @@ function makeFolder(folder: string): void {
 }
 
 function assertNoFolder(path: string): void {
-  if (statSync(path, { throwIfNoEntry: false })?.isDirectory())
+  if (existsSync(path) && statSync(path).isDirectory())
     throw new StorageError(
       'unavailable',
       {},
