@@ -11,6 +11,7 @@ import { isApiKeyText, newApiKeyText } from '../../src/api-key-text.js'
 import { createApiKeys } from '../../src/api-keys.js'
 import { assertGrantable } from '../../src/routes/api-keys.js'
 import { cheapHasher, type Send, testApi } from '../support/api.js'
+import { passTime } from '../support/pass-time.js'
 import { memory, testStorages } from '../support/storages.js'
 import { broken, brokenCommit, troubledStorage } from '../support/troubled-storage.js'
 
@@ -290,8 +291,7 @@ for (const on of testStorages)
       const end = new Date(Date.now() + minutes(5)).toISOString()
       const post = () => admin.send('POST', '/api-keys', { name: 'K', expires_at: end }, headers)
       const { id } = (await post()).json()
-      const { now } = Date
-      t.intercept(Date, 'now', { value: () => now() + minutes(6) })
+      passTime(t, minutes(6))
       t.match((await post()).json(), { status: 409, code: 'already_created', id })
     })
 

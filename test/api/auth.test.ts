@@ -6,6 +6,7 @@ import { openLocalIdentity } from '../../adapters/identity/local.js'
 import { readEnvironment } from '../../src/configuration.js'
 import { prune } from '../../src/retention.js'
 import { cheapHasher, testApi } from '../support/api.js'
+import { passTime } from '../support/pass-time.js'
 import { memory, testStorages } from '../support/storages.js'
 
 const registration = {
@@ -239,17 +240,15 @@ t.test(
 t.test('a token that is in use ends when its time is over', async (t) => {
   const { send } = await (await testApi(t)).register()
   t.equal((await send('GET', '/users/me')).statusCode, 200)
-  const { now } = Date
-  t.intercept(Date, 'now', { value: () => now() + 15 * 60_000 })
+  passTime(t, 15 * 60_000)
   t.equal((await send('GET', '/users/me')).statusCode, 401)
 })
 
 t.test('a session that is in use is not pruned', async (t) => {
   const { storage, register, send } = await testApi(t)
   let { refreshToken: refresh_token } = await register()
-  const { now } = Date
   for (const day of [20, 40, 60]) {
-    t.intercept(Date, 'now', { value: () => now() + day * 24 * 60 * 60_000 })
+    passTime(t, 20 * 24 * 60 * 60_000)
     const env = readEnvironment({ NODE_ENV: 'test' })
     const log = { info() {}, warn() {} }
     await prune({ storage, env, log, now: () => new Date(Date.now()) })

@@ -1,8 +1,7 @@
 import t, { type Test } from 'tap'
-import type { Storage } from '../../adapters/storage/port.js'
 import { testApi } from '../support/api.js'
 import { testStorages } from '../support/storages.js'
-import { troubledStorage } from '../support/troubled-storage.js'
+import { overtaken, troubledStorage } from '../support/troubled-storage.js'
 
 for (const on of testStorages)
   t.test(`changes that overlap on ${on.kind}`, { skip: on.skip }, async (t) => {
@@ -147,17 +146,8 @@ for (const on of testStorages)
     async function testOverlaps(t: Test) {
       const actual = await on.open(t)
       const { storage, trouble } = troubledStorage(actual)
-      const overlapping = <T>(between: () => Promise<unknown>, request: () => Promise<T>) => {
-        let came = false
-        const commit = async (write: Parameters<Storage['commit']>[0]) => {
-          if (!came) {
-            came = true
-            await between()
-          }
-          return actual.commit(write)
-        }
-        return trouble({ commit: commit as Storage['commit'] }, request)
-      }
+      const overlapping = <T>(between: () => Promise<unknown>, request: () => Promise<T>) =>
+        trouble(overtaken(actual, between), request)
       return { api: await testApi(t, { on, storage }), overlapping }
     }
   })

@@ -9,8 +9,9 @@ import { idempotencyKeys } from '../../schemas/idempotency-keys.js'
 import { users } from '../../schemas/users.js'
 import { createKeyring, type EncryptionKey } from '../../src/encryption.js'
 import { cheapHasher, type Person, type Send, testApi } from '../support/api.js'
+import { passTime } from '../support/pass-time.js'
 import { testStorages } from '../support/storages.js'
-import { brokenCommit, troubledStorage } from '../support/troubled-storage.js'
+import { brokenCommit, overtaken, troubledStorage } from '../support/troubled-storage.js'
 
 /** What a client keeps of an answer. */
 function kept({ statusCode, headers, json }: LightMyRequestResponse) {
@@ -307,11 +308,9 @@ t.test('a repeat is known for as many hours as are set', async (t) => {
   const { key } = (await admin.send('POST', '/api-keys', { name: 'K', role: 'editor' })).json()
   const post = repeatable(api.as(key), '/flows', { name: 'F' })
   const first = (await post()).json()
-  const { now } = Date
-  let minutes = 119
-  t.intercept(Date, 'now', { value: () => now() + minutes * 60_000 })
+  passTime(t, 119 * 60_000)
   t.equal((await post()).json().id, first.id)
-  minutes = 121
+  passTime(t, 2 * 60_000)
   t.not((await post()).json().id, first.id)
 })
 
@@ -393,19 +392,6 @@ function losingAnswers(storage: Storage, isStored: boolean): Partial<Storage> {
     return storage.get(from, key)
   }
   return { commit: commit as Storage['commit'], get }
-}
-
-/** Has something else be done between what a request reads and what it commits. */
-function overtaken(storage: Storage, meanwhile: () => Promise<void>): Partial<Storage> {
-  let came = false
-  const commit = async (...changes: Parameters<Storage['commit']>) => {
-    if (!came) {
-      came = true
-      await meanwhile()
-    }
-    return storage.commit(...changes)
-  }
-  return { commit: commit as Storage['commit'] }
 }
 
 /** Lets the time of all records of a tenant run out. */

@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net'
 import { exportJWK, generateKeyPair, type JWTPayload, SignJWT } from 'jose'
 import t, { type Test } from 'tap'
 import { createTokenVerifier, type TokenVerifier } from '../../adapters/identity/supabase-tokens.js'
+import { passTime } from '../support/pass-time.js'
 
 const issuer = 'https://project.example/auth/v1'
 const legacySecret = 'the legacy secret of the project, long enough'
@@ -77,15 +78,6 @@ async function setStage(t: Test, keys: KeyPair[], jwtSecret?: string): Promise<S
     })
   }
   return stage
-}
-
-/** Sets the clock forward for the rest of a test. */
-function passTime(t: Test, ms: number): void {
-  const now = Date.now
-  Date.now = () => now() + ms
-  t.teardown(() => {
-    Date.now = now
-  })
 }
 
 const minutes = 60_000

@@ -9,6 +9,7 @@ import { cheapHasher } from '../support/api.js'
 import { type LlmApi, llmApi } from '../support/llm-api.js'
 import { startUpstream } from '../support/llm-upstream.js'
 import { logLines } from '../support/log-lines.js'
+import { passTime } from '../support/pass-time.js'
 import { startRedis } from '../support/redis.js'
 import { type Teardown, testStorages } from '../support/storages.js'
 
@@ -65,8 +66,7 @@ t.test('a minute after the first call the next ones count anew', async (t) => {
   const { admin } = await llmApi(t, upstream.url, { env: { LLM_RATE_LIMIT_PER_MINUTE: '1' } })
   const status = async () => (await admin.send('POST', '/llm/complete', ask)).statusCode
   t.strictSame([await status(), await status()], [200, 429])
-  const { now } = Date
-  t.intercept(Date, 'now', { value: () => now() + 60_000 })
+  passTime(t, 60_000)
   t.strictSame([await status(), await status()], [200, 429])
 })
 
@@ -178,14 +178,14 @@ async function twoInstances(
   const [one, two] = [await open(), await open()]
   const as = (api: LlmApi) => api.as(one.admin.token)
   const logged = () => lines.map((line): Logged => JSON.parse(line))
-  return { one: as(one), two: as(two), logged, connections }
+  const warnings = () => logged().filter(({ level }) => level === 40)
+  return { one: as(one), two: as(two), logged, warnings, connections }
 }
 
 t.test('instances count together in Redis, and each alone while it is away', async (t) => {
   const redis = await startRedis(t)
-  const { one, two, logged, connections } = await twoInstances(t, redis.url, '4')
+  const { one, two, logged, warnings, connections } = await twoInstances(t, redis.url, '4')
   const status = async (send: typeof one) => (await send('POST', '/llm/complete', ask)).statusCode
-  const warnings = () => logged().filter(({ level }) => level === 40)
 
   t.strictSame([await status(one), await status(two), await status(one)], [200, 200, 200])
   t.strictSame(warnings(), [])
@@ -257,26 +257,24 @@ t.test('a Redis that hangs counts as away', async (t) => {
 t.test('the server starts without Redis, too', async (t) => {
   const redis = await startRedis(t)
   await redis.kill()
-  const { one, logged } = await twoInstances(t, redis.url, '1')
+  const { one, warnings } = await twoInstances(t, redis.url, '1')
   t.equal((await one('POST', '/llm/complete', ask)).statusCode, 200)
   t.equal((await one('POST', '/llm/complete', ask)).statusCode, 429)
-  const warnings = logged().filter(({ level }) => level === 40)
-  t.equal(warnings.length, 2)
-  t.match(warnings, [{ reason: /ECONNREFUSED/ }, { reason: /ECONNREFUSED/ }])
+  t.equal(warnings().length, 2)
+  t.match(warnings(), [{ reason: /ECONNREFUSED/ }, { reason: /ECONNREFUSED/ }])
 })
 
 t.test('that Redis refuses the password is told, and the password is not', async (t) => {
   const { url } = await startRedis(t, 'told-to-nobody')
-  const { logged, connections } = await twoInstances(t, url, '1')
+  const { logged, warnings, connections } = await twoInstances(t, url, '1')
   const refused = connections.map((each) => new Promise((resolve) => each.once('error', resolve)))
   const [one] = connections as [Redis]
   await one.config('SET', 'requirepass', 'another')
   // It ends the connection that asks for it, too.
   await one.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'no').catch(() => {})
   await Promise.all(refused)
-  const warnings = logged().filter(({ level }) => level === 40)
-  t.equal(warnings.length, 2)
+  t.equal(warnings().length, 2)
   // On a busy machine one may not have come so far.
-  t.ok(warnings.some(({ reason }) => reason?.startsWith('WRONGPASS')))
+  t.ok(warnings().some(({ reason }) => reason?.startsWith('WRONGPASS')))
   t.notMatch(JSON.stringify(logged()), 'told-to-nobody')
 })

@@ -42,6 +42,19 @@ export function broken(error: () => Error): Partial<Storage> {
   }
 }
 
+/** Has something else be done between what a request reads and what it commits first. */
+export function overtaken(storage: Storage, meanwhile: () => Promise<unknown>): Partial<Storage> {
+  let came = false
+  const commit = async (...changes: Parameters<Storage['commit']>) => {
+    if (!came) {
+      came = true
+      await meanwhile()
+    }
+    return storage.commit(...changes)
+  }
+  return { commit: commit as Storage['commit'] }
+}
+
 /** Reads work, and every commit fails. */
 export function brokenCommit(...error: ConstructorParameters<typeof StorageError>) {
   return {
