@@ -12,6 +12,7 @@ import { tenants } from '../schemas/tenants.js'
 import { users } from '../schemas/users.js'
 import { ConfigurationError } from './configuration.js'
 import type { Keyring } from './encryption.js'
+import { isLeaked } from './passwords.js'
 import { createStore, type Store } from './store.js'
 import { together, type UserRow } from './users.js'
 
@@ -20,13 +21,20 @@ export const demoLogin = { email: 'admin@example.com', password: 'admin123' } as
 
 /**
  * The password that the demo's admin gets.
- * @throws ConfigurationError in production for the known one, unless told that it is meant.
+ * @throws ConfigurationError in production for the known one, unless told that it is meant, and for
+ *   others that users may not choose.
  */
-export function demoPassword(env: Environment): string {
+export async function demoPassword(env: Environment): Promise<string> {
   const password = env.DEMO_PASSWORD ?? demoLogin.password
-  if (password === demoLogin.password && env.NODE_ENV === 'production' && !env.ALLOW_DEMO_PASSWORD)
+  if (env.NODE_ENV !== 'production') return password
+  const isKnown = password === demoLogin.password
+  if (isKnown && !env.ALLOW_DEMO_PASSWORD)
     throw new ConfigurationError(
       'Everybody knows the demo password: set DEMO_PASSWORD, or ALLOW_DEMO_PASSWORD=true if that is meant.'
+    )
+  if (!isKnown && (await isLeaked(password)))
+    throw new ConfigurationError(
+      'DEMO_PASSWORD is known from leaks, or a pattern, so that guessers try it early. Set another.'
     )
   return password
 }

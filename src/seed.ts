@@ -9,15 +9,13 @@ import {
 } from './configuration.js'
 import { demoLogin, demoPassword, seedDemoData } from './demo-data.js'
 import { openBackend } from './open.js'
-import { isLeaked } from './passwords.js'
 import type { UserRow } from './users.js'
 
 /** `npm run seed`: fills the chosen storage with the demo data; a second run changes nothing. */
 runCommand(async () => {
   loadEnvironmentFiles()
   const env = readEnvironment(process.env)
-  const password = demoPassword(env)
-  if (env.NODE_ENV === 'production') await assertNotGuessed(password)
+  const password = await demoPassword(env)
   if (!chooseStorage(env).entry.isKept)
     throw new ConfigurationError(
       'The demo data would be gone with this process: set SQLITE_PATH, DATABASE_URL, or SUPABASE_URL ' +
@@ -35,14 +33,6 @@ runCommand(async () => {
     await storage.close()
   }
 })
-
-/** @throws ConfigurationError for one that users may not choose, but for that of the demo. */
-async function assertNotGuessed(password: string): Promise<void> {
-  if (password !== demoLogin.password && (await isLeaked(password)))
-    throw new ConfigurationError(
-      'DEMO_PASSWORD is known from leaks, or a pattern, so that guessers try it early. Set another.'
-    )
-}
 
 /** @throws ConfigurationError in production where a run before this one set the known password. */
 async function assertNotKnown(env: Environment, identity: Identity, admin: UserRow): Promise<void> {
