@@ -55,10 +55,8 @@ function withLowerCaseNames(schema: { properties?: object }): object {
  * Reads the numbers, booleans and UUIDs of a path, a query or an environment before they are checked.
  * Ajv's own coercion takes hex, spaces and `Infinity`, which then passes any maximum.
  */
-export function readingText(check: Check, schema: { properties?: object }) {
-  const properties = Object.entries(schema.properties ?? {})
-  const names = properties.map(([name]) => name)
-  const readers = properties.flatMap(([name, each]) => {
+export function readingText(check: Check, { properties = {} }: { properties?: object }) {
+  const readers = Object.entries(properties).flatMap(([name, each]) => {
     const read = readerOf(each)
     return read ? [{ name, read }] : []
   })
@@ -68,10 +66,9 @@ export function readingText(check: Check, schema: { properties?: object }) {
       if (typeof text === 'string') data[name] = read(text)
     }
     const valid = check(data)
-    validate.errors = check.errors
     // Of what a query has more than once, its parser makes a list.
-    const lists = valid ? [] : names.filter((name) => Array.isArray(data[name]))
-    if (lists.length) validate.errors = withoutLists(check.errors ?? [], lists)
+    const lists = valid ? [] : Object.keys(properties).filter((name) => Array.isArray(data[name]))
+    validate.errors = lists.length ? withoutLists(check.errors ?? [], lists) : check.errors
     return valid
   }
   validate.errors = undefined as ValidateFunction['errors']
