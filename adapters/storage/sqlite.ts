@@ -12,7 +12,7 @@ import {
   type DriverRow,
   withColumns
 } from './driver.js'
-import { StorageError } from './errors.js'
+import { StorageError, type StorageErrorDetails } from './errors.js'
 import { pendingMigrations, readMigrations, unknownMigrations } from './migrations.js'
 import type { TenantId } from './port.js'
 
@@ -280,18 +280,17 @@ function makeFolder(folder: string): void {
   try {
     mkdirSync(folder, { recursive: true })
   } catch (cause) {
-    const why = `its folder cannot be made (${codeOf(cause)})`
-    throw new StorageError('unavailable', { cause }, `The database file cannot be opened: ${why}.`)
+    throw cannotOpen(`its folder cannot be made (${codeOf(cause)})`, { cause })
   }
 }
 
 function assertNoFolder(path: string): void {
   if (existsSync(path) && statSync(path).isDirectory())
-    throw new StorageError(
-      'unavailable',
-      {},
-      `The database file cannot be opened: ${path} is a folder. Name a file in it.`
-    )
+    throw cannotOpen(`${path} is a folder. Name a file in it`)
+}
+
+function cannotOpen(why: string, details: StorageErrorDetails = {}): StorageError {
+  return new StorageError('unavailable', details, `The database file cannot be opened: ${why}.`)
 }
 
 /**
