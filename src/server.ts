@@ -1,3 +1,4 @@
+import { lookup } from 'node:dns/promises'
 import type { AddressInfo } from 'node:net'
 import closeWithGrace from 'close-with-grace'
 import type { FastifyInstance } from 'fastify'
@@ -88,7 +89,10 @@ async function serve({ env, providers, backend, redis, close }: Parts): Promise<
 /** @throws ConfigurationError where the address cannot be had. */
 async function listen(app: FastifyInstance, { PORT, HOST }: Environment): Promise<void> {
   try {
-    await app.listen({ port: PORT, host: HOST })
+    // To Fastify `localhost` may be two addresses, and so two servers: those who look after
+    // connections, when it stops and before, know of one.
+    const { address } = await lookup(HOST, { order: 'ipv4first' })
+    await app.listen({ port: PORT, host: address })
   } catch (cause) {
     await app.close()
     const { code } = cause as NodeJS.ErrnoException

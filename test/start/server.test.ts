@@ -201,6 +201,29 @@ t.test('an IPv6 address stands in brackets', async (t) => {
   t.equal((await fetch(`${api}/health`)).status, 200)
 })
 
+t.test('a name with two addresses is one server', async (t) => {
+  const folder = temporaryFolder(t)
+  const hosts = join(folder, 'hosts.mjs')
+  // As where /etc/hosts has localhost twice.
+  writeFileSync(
+    hosts,
+    `import dns from 'node:dns'
+     import { syncBuiltinESMExports } from 'node:module'
+     const addresses = [{ address: '::1', family: 6 }, { address: '127.0.0.1', family: 4 }]
+     const { lookup } = dns
+     dns.lookup = (name, options, done) =>
+       name === 'localhost' && options.all ? done(null, addresses) : lookup(name, options, done)
+     syncBuiltinESMExports()`
+  )
+  const nodeOptions = ['--import', hosts]
+  const child = startServer(t, folder, { HOST: 'localhost' }, { nodeOptions })
+  const api = await addressOf(child)
+  t.match(api, /^http:\/\/localhost:/)
+  const { port } = new URL(api)
+  t.equal((await fetch(`http://127.0.0.1:${port}/api/health`)).status, 200)
+  await t.rejects(fetch(`http://[::1]:${port}/api/health`))
+})
+
 t.test('a lost key file is told at the next start', async (t) => {
   const folder = temporaryFolder(t)
   const env = { SQLITE_PATH: './app.db' }
