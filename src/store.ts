@@ -117,9 +117,12 @@ export function createStore(storage: Storage, origin: Origin): Store {
 
   async function matching<R extends AnyResource>(resource: R, key: string, ifMatch: IfMatch) {
     const row = await need(resource, key)
-    if (isVersions(ifMatch) && !ifMatch.has(row.version as number))
-      throw new StorageError('stale', { resource: resource.name, key })
-    return row
+    if (!isVersions(ifMatch) || ifMatch.has(row.version as number)) return row
+    if (ifMatch.size === 0)
+      unmet(
+        'If-Match has no ETag of this API: send it with its quotes and without W/, such as "7".'
+      )
+    throw new StorageError('stale', { resource: resource.name, key })
   }
 
   const store: Store = {

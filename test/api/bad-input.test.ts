@@ -579,7 +579,10 @@ async function badInput(t: Test, on: TestStorage) {
     ])
       for (const method of ['PATCH', 'PUT'] as const) {
         const answer = await admin.send(method, '/flows/f', { name }, { 'if-match': tag })
-        t.equal(answer.json().code, 'precondition_failed', `${method} ${tag}`)
+        t.match(answer.json(), { code: 'precondition_failed', detail: /with its quotes/ }, tag)
+        const absent = await admin.send(method, '/flows/absent', { name }, { 'if-match': tag })
+        const code = method === 'PUT' ? 'precondition_failed' : 'not_found'
+        t.match(absent.json(), { code, detail: /There is no/ }, tag)
       }
     for (const tag of [`"${version}"`, `"0", "${version}"`, `"x","${version}"`, '*', ' * ']) {
       const headers = { 'if-match': tag }
