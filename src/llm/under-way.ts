@@ -51,26 +51,21 @@ export function createUnderWay(): UnderWay {
       }
     },
 
-    async stop(graceMs) {
-      // Also for what is still to come, on connections that are open.
-      setTimeout(abortAll, graceMs).unref()
-      if (tasks.size > 0) await ended(graceMs)
+    stop(graceMs) {
+      return new Promise((resolve) => {
+        const timer = setTimeout(() => {
+          stopped = true
+          for (const abort of tasks) abort(STOPPING)
+          resolve()
+        }, graceMs)
+        lastEnded = () => {
+          // It still ends what comes late, on connections that are open.
+          timer.unref()
+          resolve()
+        }
+        if (tasks.size === 0) lastEnded()
+      })
     }
-  }
-
-  function abortAll(): void {
-    stopped = true
-    for (const abort of tasks) abort(STOPPING)
-  }
-
-  function ended(graceMs: number): Promise<void> {
-    return new Promise((resolve) => {
-      const timer = setTimeout(resolve, graceMs)
-      lastEnded = () => {
-        clearTimeout(timer)
-        resolve()
-      }
-    })
   }
 }
 

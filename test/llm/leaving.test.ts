@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { connect } from 'node:net'
 import { setTimeout as later, setImmediate } from 'node:timers/promises'
 import t from 'tap'
@@ -30,12 +31,31 @@ async function loggingApi(t: Teardown, upstream: Upstream, options: TestApiOptio
   return { api, errors }
 }
 
-/** Sends a call, and is gone again before anything has come of it. */
-async function comeAndGo(api: LlmApi, [path, body]: (typeof calls)[number]): Promise<void> {
-  const { request } = exchange(api, path, body)
-  while (api.callsUnderWay() === 0) await setImmediate()
-  request.destroy()
-  while (api.callsUnderWay() > 0) await setImmediate()
+/** Sends calls one behind the other on one connection, without waiting for answers. */
+function pipeline({ port, admin }: LlmApi, ...sent: readonly (typeof calls)[number][]) {
+  const socket = connect(port, '127.0.0.1')
+  const texts = sent.map(([path, body]) => {
+    const payload = body ? JSON.stringify(body) : ''
+    const head = `${body ? 'POST' : 'GET'} /api${path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${admin.token}\r\n`
+    const about = body
+      ? `Content-Type: application/json\r\nContent-Length: ${payload.length}\r\n`
+      : ''
+    return `${head}${about}\r\n${payload}`
+  })
+  socket.write(texts.join(''))
+  return socket
+}
+
+/** Sends a call, and the same behind it, and is gone again before anything has come of either. */
+async function comeAndGo(api: LlmApi, call: (typeof calls)[number]): Promise<void> {
+  const before = api.callsUnderWay()
+  const connected = once(api.app.server, 'connection')
+  const socket = pipeline(api, call, call)
+  const [connection] = await connected
+  while (api.callsUnderWay() < before + 2) await setImmediate()
+  const closed = once(connection, 'close')
+  socket.destroy()
+  await closed
 }
 
 /** Whoever comes behind is let in behind, too. */
@@ -85,21 +105,6 @@ t.test('who goes while being counted makes no call', async (t) => {
     redis.resume()
   }
 })
-
-/** Sends calls one behind the other on one connection, without waiting for answers. */
-function pipeline({ port, admin }: LlmApi, ...sent: readonly (typeof calls)[number][]) {
-  const socket = connect(port, '127.0.0.1')
-  const texts = sent.map(([path, body]) => {
-    const payload = body ? JSON.stringify(body) : ''
-    const head = `${body ? 'POST' : 'GET'} /api${path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${admin.token}\r\n`
-    const about = body
-      ? `Content-Type: application/json\r\nContent-Length: ${payload.length}\r\n`
-      : ''
-    return `${head}${about}\r\n${payload}`
-  })
-  socket.write(texts.join(''))
-  return socket
-}
 
 /** Sends pieces as fast as they are taken, without end. */
 function sendEndless(received: Received): void {
