@@ -180,16 +180,27 @@ export function openMemory(): Driver {
       throw new StorageError('reference_missing', { ...about(change), fields: ['tenant_id'] })
   }
 
+  /** The tenant of a row whose key is no other tenant's; empty where there is no such row. */
+  function ownerOf(resource: AnyResource, key: string): string {
+    if (resource.tenancy === 'root') return key
+    for (const { unique, owners } of tableOf(resource).uniques) {
+      if (unique.within !== 'everywhere' || unique.fields.join() !== resource.key) continue
+      const value = uniqueValue(resource, unique, { [resource.key]: key }) as string
+      return owners.get(value)?.tenant ?? ''
+    }
+    return ''
+  }
+
   /** The partitions that hold what is asked for. */
-  function partitions(resource: AnyResource, tenant: TenantId | null, query?: DriverQuery) {
+  function partitions(resource: AnyResource, tenant: TenantId | null, query: DriverQuery) {
     const table = tableOf(resource)
     if (tenant !== null || !resource.scope) {
       const one = table.partitions.get(resource.scope ? (tenant as string) : '')
       return one ? [one] : []
     }
-    for (const { unique, owners } of query ? table.uniques : []) {
+    for (const { unique, owners } of table.uniques) {
       if (unique.within !== 'everywhere') continue
-      const value = uniqueValue(resource, unique, Object.fromEntries(query?.filter ?? []))
+      const value = uniqueValue(resource, unique, Object.fromEntries(query.filter))
       if (value === null) continue
       const owner = owners.get(value)
       return owner ? [table.partitions.get(owner.tenant) as Partition] : []
@@ -201,17 +212,9 @@ export function openMemory(): Driver {
     kind: 'memory',
 
     async get(resource, tenant, key) {
-      if (tenant !== null)
-        return (
-          tableOf(resource)
-            .partitions.get(resource.scope ? tenant : '')
-            ?.rows.get(key)?.row ?? null
-        )
-      for (const partition of partitions(resource, null)) {
-        const entry = partition.rows.get(key)
-        if (entry) return entry.row
-      }
-      return null
+      const owner = tenant ?? ownerOf(resource, key)
+      const partition = tableOf(resource).partitions.get(resource.scope ? owner : '')
+      return partition?.rows.get(key)?.row ?? null
     },
 
     async page(resource, tenant, query) {
