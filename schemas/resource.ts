@@ -12,6 +12,11 @@ import { Timestamp, Uuid, Version } from './fields.js'
 export const roles = ['viewer', 'editor', 'admin'] as const
 export type Role = (typeof roles)[number]
 
+/** Whether a role includes what another may do. */
+export function includesRole(role: Role, needed: Role): boolean {
+  return roles.indexOf(role) >= roles.indexOf(needed)
+}
+
 /**
  * Whose rows these are. `owned`: a `tenant_id` column, and every read and write stays inside one
  * tenant. `root`: the tenants themselves, so the id is the tenant. `system`: belongs to no tenant.

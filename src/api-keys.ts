@@ -6,9 +6,9 @@ import {
   type TenantId
 } from '../adapters/storage/port.js'
 import { apiKeys } from '../schemas/api-keys.js'
+import { includesRole } from '../schemas/resource.js'
 import type { Account, Accounts } from './accounts.js'
 import { hashOf, isApiKeyText } from './api-key-text.js'
-import { includesRole } from './route.js'
 
 export type ApiKeyRow = Stored<typeof apiKeys>
 

@@ -2,12 +2,11 @@ import type { FastifyRequest, HookHandlerDoneFunction } from 'fastify'
 import { type Awaitable, whenThere } from '../adapters/awaitable.js'
 import type { Identity } from '../adapters/identity/port.js'
 import type { Storage } from '../adapters/storage/port.js'
-import type { Role } from '../schemas/resource.js'
+import { includesRole, type Role } from '../schemas/resource.js'
 import { type Account, type Accounts, isEnded } from './accounts.js'
 import { looksLikeApiKey } from './api-key-text.js'
 import type { ApiKeys } from './api-keys.js'
 import { ApiError } from './problems.js'
-import { includesRole, unauthenticated } from './route.js'
 import { createStore } from './store.js'
 
 export interface Admission {
@@ -68,4 +67,8 @@ function bearerToken(header: string | undefined): string {
     token ??
     unauthenticated('Send a token from sign-in, or an API key, as Authorization: Bearer <token>.')
   )
+}
+
+function unauthenticated(detail: string): never {
+  throw new ApiError('unauthenticated', detail)
 }

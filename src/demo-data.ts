@@ -11,13 +11,11 @@ import { templates } from '../schemas/templates.js'
 import { tenants } from '../schemas/tenants.js'
 import { users } from '../schemas/users.js'
 import { ConfigurationError } from './configuration.js'
+import { demoLogin } from './demo-login.js'
 import type { Keyring } from './encryption.js'
-import { isLeaked } from './passwords.js'
+import { isEasilyGuessed } from './passwords.js'
 import { createStore, type Store } from './store.js'
 import { together, type UserRow } from './users.js'
-
-/** Known to everybody, so it must never be the way into something real. */
-export const demoLogin = { email: 'admin@example.com', password: 'admin123' } as const
 
 /**
  * The password that the demo's admin gets.
@@ -32,7 +30,7 @@ export async function demoPassword(env: Environment): Promise<string> {
     throw new ConfigurationError(
       'Everybody knows the demo password: set DEMO_PASSWORD, or ALLOW_DEMO_PASSWORD=true if that is meant.'
     )
-  if (!isKnown && (await isLeaked(password)))
+  if (!isKnown && (await isEasilyGuessed(password)))
     throw new ConfigurationError(
       'DEMO_PASSWORD is known from leaks, or a pattern, so that guessers try it early. Set another.'
     )

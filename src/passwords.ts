@@ -1,4 +1,4 @@
-import { demoLogin } from './demo-data.js'
+import { demoLogin } from './demo-login.js'
 import { ApiError } from './problems.js'
 
 let leaked: Promise<ReadonlySet<string>> | undefined
@@ -27,7 +27,7 @@ function isSequence(password: string): boolean {
 }
 
 /** Whether guessers try it first. */
-export async function isLeaked(password: string): Promise<boolean> {
+export async function isEasilyGuessed(password: string): Promise<boolean> {
   leaked ??= readLeaked()
   const lowerCase = password.toLowerCase()
   return (await leaked).has(lowerCase) || isRepeated(lowerCase) || isSequence(lowerCase)
@@ -37,8 +37,8 @@ export async function isLeaked(password: string): Promise<boolean> {
  * @throws ApiError `password_refused` for one that guessers try first. How long it must be is said
  *   by its schema; nothing else is asked of it, as NIST SP 800-63B, 5.1.1.2, advises.
  */
-export async function assertNotLeaked(password: string): Promise<void> {
-  if (await isLeaked(password))
+export async function assertHardToGuess(password: string): Promise<void> {
+  if (await isEasilyGuessed(password))
     throw new ApiError(
       'password_refused',
       'The password is known from leaks, or a pattern, so that guessers try it early. Choose another.'

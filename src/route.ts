@@ -1,7 +1,7 @@
 import { type Static, type TObject, type TSchema, Type } from '@sinclair/typebox'
 import type { FastifyInstance, FastifyReply, FastifyRequest, HTTPMethods } from 'fastify'
 import { Problem } from '../schemas/problem.js'
-import { type Named, type Role, roles } from '../schemas/resource.js'
+import type { Named, Role } from '../schemas/resource.js'
 import type { Account } from './accounts.js'
 import type { AnswerHeaderName } from './answer-headers.js'
 import { mayBeAbsent, takeNoneAsEmpty } from './json-body.js'
@@ -126,11 +126,6 @@ export function route<
     },
     handler: (request, reply) => handler(request as never, reply, request.caller as never)
   })
-}
-
-/** Whether a role includes what another may do. */
-export function includesRole(role: Role, needed: Role): boolean {
-  return roles.indexOf(role) >= roles.indexOf(needed)
 }
 
 /** @throws ApiError `not_found` for an API key */
@@ -285,9 +280,4 @@ function documentProblems(
     }
   ])
   return Object.fromEntries(documented)
-}
-
-/** @throws ApiError `unauthenticated` */
-export function unauthenticated(detail: string): never {
-  throw new ApiError('unauthenticated', detail)
 }

@@ -7,7 +7,8 @@ import {
   loadEnvironmentFiles,
   readEnvironment
 } from './configuration.js'
-import { demoLogin, demoPassword, seedDemoData } from './demo-data.js'
+import { demoPassword, seedDemoData } from './demo-data.js'
+import { demoLogin } from './demo-login.js'
 import { openBackend } from './open.js'
 import type { UserRow } from './users.js'
 

@@ -1,6 +1,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Awaitable } from '../adapters/awaitable.js'
 import { isStorageError, StorageError, type StorageErrorCode } from '../adapters/storage/errors.js'
+import { normalValue } from '../adapters/storage/normal-value.js'
 import type {
   Change,
   Committed,
@@ -12,7 +13,6 @@ import type {
   TenantId,
   Values
 } from '../adapters/storage/port.js'
-import { normalValue } from '../adapters/storage/storage.js'
 import { uuid } from '../adapters/uuid.js'
 import type { AnyResource, Column } from '../schemas/resource.js'
 import { auditEntry } from './audit-entry.js'

@@ -18,7 +18,7 @@ import { tenants } from '../schemas/tenants.js'
 import { type User, users } from '../schemas/users.js'
 import type { Accounts } from './accounts.js'
 import type { Attempt } from './idempotency.js'
-import { assertNotLeaked } from './passwords.js'
+import { assertHardToGuess } from './passwords.js'
 import { ApiError } from './problems.js'
 import {
   type ChangeOptions,
@@ -78,7 +78,7 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
     { password, ...change }: UserChange,
     { ownToken, confirmed, ...options }: UserOptions
   ): Promise<UserRow> {
-    if (password) await assertNotLeaked(password)
+    if (password) await assertHardToGuess(password)
     // Changes nothing yet, but refuses a version that is not the row's, before the account changes.
     const user = await store.update(users, id, {}, options)
     if (confirmed && confirmed.sessions_from !== user.sessions_from) throw wrongPassword()
@@ -113,7 +113,7 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
         showsCredential: true,
         make: () => ({ id, email, name, role: 'admin' as const }),
         async store(row, along) {
-          await assertNotLeaked(password)
+          await assertHardToGuess(password)
           const account = await identity.createAccount({ id, email: email.toLowerCase(), password })
           const [, user] = await together(account, () =>
             store.commit(
@@ -138,7 +138,7 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
 
     async create(store, row, password, along) {
       const email = row.email.toLowerCase()
-      await assertNotLeaked(password)
+      await assertHardToGuess(password)
       const account = await identity.createAccount({ id: row.id, email, password })
       return together(account, () =>
         store.insert(users, { ...row, ...account.columns }, { along, elsewhere: ['password'] })

@@ -25,8 +25,9 @@ function sources(folder: string): string[] {
 }
 
 /** The files of ours that a file imports, as paths from the root. */
-function importsOf(file: string): string[] {
-  const text = readFileSync(join(root, file), 'utf8')
+function importsOf(file: string, { toRun = false } = {}): string[] {
+  const all = readFileSync(join(root, file), 'utf8')
+  const text = toRun ? all.replaceAll(/^(import|export) type [^']*'[^']*'/gm, '') : all
   const found = text.matchAll(/(?:from|import)\s*\(?\s*'(\.[^']+)'/g)
   return [...found].map(([, path = '']) =>
     normalize(join(dirname(file), path)).replace(/\.js$/, '.ts')
@@ -40,6 +41,17 @@ t.test('imports run one way: schemas, adapters, src, test', async (t) => {
       const wrong = importsOf(file).filter((path) => !allowed.includes(path.split('/')[0] ?? ''))
       t.strictSame(wrong, [], file)
     }
+})
+
+t.test('no file needs itself, by whatever way', async (t) => {
+  const files = [...sources('schemas'), ...sources('adapters'), ...sources('src')]
+  const needed = new Map(files.map((file) => [file, importsOf(file, { toRun: true })]))
+  function addNeeded(file: string, found: Set<string>): Set<string> {
+    for (const each of needed.get(file) ?? [])
+      if (!found.has(each)) addNeeded(each, found.add(each))
+    return found
+  }
+  for (const file of files) t.notOk(addNeeded(file, new Set()).has(file), file)
 })
 
 t.test(

@@ -18,6 +18,11 @@ export interface Position {
   readonly key: string
 }
 
+/** Where a row stands in its resource's lists. */
+export function positionOf(resource: AnyResource, row: DriverRow): Position {
+  return { at: row[resource.order] as string, key: row[resource.key] as string }
+}
+
 export interface DriverQuery {
   /** Equality on declared fields; null matches null. */
   readonly filter: ReadonlyMap<string, unknown>

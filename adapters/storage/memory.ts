@@ -8,11 +8,11 @@ import {
   type DriverQuery,
   type DriverRow,
   type Position,
+  positionOf,
   withColumns
 } from './driver.js'
 import { StorageError } from './errors.js'
 import type { TenantId } from './port.js'
-import { positionOf } from './storage.js'
 
 const BTree = sortedBtree.default
 /** A row and its place in lists: one object, since a partition has as many as rows. */

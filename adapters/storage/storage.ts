@@ -1,7 +1,8 @@
 import type { AnyResource, Column, Unique } from '../../schemas/resource.js'
 import { decodeCursor, encodeCursor, listDigest } from './cursor.js'
-import type { Driver, DriverChange, DriverRow, Position } from './driver.js'
+import { type Driver, type DriverChange, positionOf } from './driver.js'
 import { StorageError } from './errors.js'
+import { normalValue } from './normal-value.js'
 import {
   ACROSS_TENANTS,
   type Change,
@@ -11,7 +12,7 @@ import {
   SYSTEM,
   type TenantId
 } from './port.js'
-import { timestampOf, toTimestamp } from './timestamp.js'
+import { normalTime, timestampOf } from './timestamp.js'
 
 /**
  * What a page may come to, in characters, but for its last row: whoever asks for many long rows at
@@ -98,11 +99,6 @@ export function createStorage(driver: Driver, clock: () => Date = () => new Date
   return storage
 }
 
-/** Where a row stands in its resource's lists. */
-export function positionOf(resource: AnyResource, row: DriverRow): Position {
-  return { at: row[resource.order] as string, key: row[resource.key] as string }
-}
-
 function driverScope(resource: AnyResource, tenant: Scope): TenantId | null {
   if (resource.scope === null && tenant !== SYSTEM)
     throw new TypeError(`${resource.name} belong to no tenant: read them as SYSTEM`)
@@ -133,8 +129,8 @@ function normalise(resource: AnyResource, query: Query<AnyResource>) {
     ...query,
     filter,
     order: query.order ?? ('desc' as const),
-    since: query.since === undefined ? undefined : timestamp(query.since),
-    until: query.until === undefined ? undefined : timestamp(query.until)
+    since: query.since === undefined ? undefined : normalTime(query.since),
+    until: query.until === undefined ? undefined : normalTime(query.until)
   }
 }
 
@@ -151,7 +147,7 @@ function completeChange(tenant: TenantId, stamp: string, change: Change): Driver
       for (const column of resource.columns) {
         const { name } = column
         if (name === resource.scope) row[name] = tenant
-        else if (name === 'created_at' || name === 'updated_at') row[name] = timestamp(stamp)
+        else if (name === 'created_at' || name === 'updated_at') row[name] = normalTime(stamp)
         else if (name !== 'version') row[name] = normalValue(column, given[name])
       }
       return { op: 'insert', resource, key: row[resource.key] as string, row }
@@ -174,43 +170,4 @@ function completeChange(tenant: TenantId, stamp: string, change: Change): Driver
 /** What no caller sets in a row that exists: where it is, and its stamps. */
 function isFixed({ key, scope }: AnyResource, { name }: Column): boolean {
   return [key, scope, 'created_at', 'updated_at', 'version'].includes(name)
-}
-
-/** A value of a column as every storage keeps it. */
-export function normalValue(column: Column, value: unknown): unknown {
-  if (value === undefined || value === null) return null
-  if (column.kind === 'timestamp') return timestamp(value as string)
-  if (column.kind === 'json') return frozenCopy(value)
-  return column.lowerCase ? (value as string).toLowerCase() : value
-}
-
-/** The stamps of a commit are one time: what was read last is not read again. */
-let lastTime = { text: '', normal: '' }
-
-function timestamp(text: string): string {
-  if (text === lastTime.text) return lastTime.normal
-  const normal = toTimestamp(text)
-  if (normal === null) throw new RangeError(`${text} is not a time between the years 1 and 9999`)
-  lastTime = { text, normal }
-  return normal
-}
-
-/** A copy that nobody can change: the caller keeps the original, and drivers may hand this out. */
-function frozenCopy(value: unknown): unknown {
-  // JSON is written without the sign of zero, and so only memory would keep it.
-  if (value === 0) return 0
-  if (typeof value !== 'object' || value === null) return value
-  if (Array.isArray(value)) {
-    const copies: unknown[] = []
-    for (const inner of value) copies.push(frozenCopy(inner))
-    return Object.freeze(copies)
-  }
-  const copy: Record<string, unknown> = {}
-  for (const key of Object.keys(value)) {
-    const inner = frozenCopy((value as Record<string, unknown>)[key])
-    // An assignment would take this one for the prototype.
-    if (key === '__proto__') Object.defineProperty(copy, key, { value: inner, enumerable: true })
-    else copy[key] = inner
-  }
-  return Object.freeze(copy)
 }

@@ -27,3 +27,15 @@ export function toTimestamp(text: string): string | null {
   const normal = time.toISOString()
   return form.test(normal) && !normal.startsWith('0000') ? normal : null
 }
+
+/** The stamps of a commit are one time: what was read last is not read again. */
+let lastTime = { text: '', normal: '' }
+
+/** @throws RangeError for a time that not all storages can hold */
+export function normalTime(text: string): string {
+  if (text === lastTime.text) return lastTime.normal
+  const normal = toTimestamp(text)
+  if (normal === null) throw new RangeError(`${text} is not a time between the years 1 and 9999`)
+  lastTime = { text, normal }
+  return normal
+}
