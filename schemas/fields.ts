@@ -9,7 +9,7 @@ import { type TSchema, type TUnsafe, Type } from '@sinclair/typebox'
 export const Timestamp = (example = '2026-01-31T09:30:00.000Z') =>
   Type.String({ format: 'date-time', examples: [example] })
 
-/** A UUIDv7 made by the server. */
+/** Made by the server: a UUIDv7, or of version 8 where an Idempotency-Key decides it. */
 export const Uuid = (example = '019b76da-a800-7000-8000-000000000001') =>
   Type.String({ format: 'uuid', examples: [example] })
 

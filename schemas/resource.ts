@@ -341,7 +341,7 @@ function kindOf(schema: TSchema): ColumnKind {
   }
 }
 
-/** Its words, which anything but a letter parts, as one name. */
+/** Words joined in PascalCase; anything but letters separates them. */
 export function pascalCase(words: string): string {
   return words.replace(/(?:^|[^A-Za-z]+)([A-Za-z])/g, (_, letter: string) => letter.toUpperCase())
 }

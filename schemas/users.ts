@@ -16,7 +16,7 @@ export const PasswordToCheck = (options: { description?: string } = {}) =>
 export const users = defineResource({
   name: 'users',
   singular: 'user',
-  description: 'People of a tenant. An address belongs to one user of one tenant.',
+  description: 'People of a tenant. An email belongs to one user of one tenant.',
   fields: {
     id: Uuid(),
     email: Email('ada@example.com'),
@@ -53,7 +53,7 @@ export type User = Row<typeof users>
 
 const { role: _, ...own } = users.update.properties
 /**
- * What users may change of themselves. Who has come by a token must not get to keep the user (OWASP
+ * What users may change of themselves. Whoever has come by a token must not get to keep the user (OWASP
  * ASVS 5.0, 6.2.3 and 7.5.1).
  */
 export const UserSelfUpdate = object(

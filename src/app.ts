@@ -145,7 +145,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     store: countingStore(shared),
     keyGenerator: addressOf,
     errorResponseBuilder: (_request, { after }) =>
-      new ApiError('rate_limited', `Too many tries from this address. Try again in ${after}.`)
+      new ApiError('rate_limited', `Too many tries from this IP address. Try again in ${after}.`)
   })
   app.decorate('signInLimit', { max: env.AUTH_RATE_LIMIT_PER_MINUTE, timeWindow: '1 minute' })
 

@@ -119,7 +119,7 @@ export interface Seeded {
 
 /**
  * Fills a storage with the demo tenant, its admin and something to look at. Idempotent.
- * @throws ConfigurationError where others have the name or the address of the demo.
+ * @throws ConfigurationError where others have the name or the email of the demo.
  */
 export async function seedDemoData(
   storage: Storage,

@@ -23,7 +23,7 @@ export interface Keyring {
   /** @throws DecryptionError */
   open(sealed: Sealed, context: readonly string[]): string
   /**
-   * Digests that tell values apart, and tell nothing about them to who lacks the keys: one under
+   * Digests that tell values apart, and tell nothing about them without the keys: one under
    * each key, the writing key's first. 64 hexadecimal digits.
    */
   digests(value: string): readonly [string, ...string[]]

@@ -101,7 +101,7 @@ function isGuessable(key: Buffer): boolean {
   return new Set(key).size < 16 || countsMostly(key) || telling.test(key.toString('latin1'))
 }
 
-/** Whether most bytes are one step from the byte before, by the same step as that from its own. */
+/** Whether most neighbouring bytes differ by the same step, as in an alphabet. */
 function countsMostly(key: Buffer): boolean {
   const steps = [...key.subarray(1)].map((byte, index) => byte - (key[index] as number))
   const repeated = steps.filter((step, index) => step === steps[index - 1])

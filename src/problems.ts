@@ -44,7 +44,7 @@ export const problems = {
   invalid_credentials: {
     status: 401,
     title: 'Sign-in failed',
-    example: 'The address or the password is not right.'
+    example: 'The email or the password is not right.'
   },
   invalid_refresh_token: {
     status: 401,
@@ -168,7 +168,7 @@ export const problems = {
   rate_limited: {
     status: 429,
     title: 'Too many requests',
-    example: 'Too many tries from this address. Try again in 1 minute.'
+    example: 'Too many tries from this IP address. Try again in 1 minute.'
   },
   provider_rate_limited: {
     status: 429,

@@ -82,8 +82,8 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
     // Changes nothing yet, but refuses a version that is not the row's, before the account changes.
     const user = await store.update(users, id, {}, options)
     if (confirmed && confirmed.sessions_from !== user.sessions_from) throw wrongPassword()
-    // Two who change the address at once must not leave one in the row and one in the account,
-    // and who is an admin, or gave the password, must still be so when that was decided by.
+    // Two that change the email at once must not leave one in the row and one in the account,
+    // and whoever was let through as an admin, or by a password, must still be that.
     const isDecided = change.email || change.role || confirmed
     const ifMatch = isDecided ? atVersion(user, options) : options.ifMatch
     const demoted = change.role !== undefined && change.role !== 'admin'

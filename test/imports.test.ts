@@ -2,6 +2,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, normalize } from 'node:path'
 import t from 'tap'
 import { packageFile } from '../adapters/package-files.js'
+import { storages } from '../adapters/storage/registry.js'
 
 const root = packageFile('.').pathname
 
@@ -15,8 +16,10 @@ const mayName = [
   'adapters/llm/registry.ts',
   'src/migrate.ts'
 ]
-const concrete =
-  /^adapters\/(storage\/(memory|sqlite|postgres|supabase)|identity\/(local|supabase)|llm\/openai)(-[a-z-]+)?\.ts$/
+const kinds = storages.map(({ kind }) => kind).join('|')
+const concrete = new RegExp(
+  `^adapters/(storage/(${kinds})|identity/(local|supabase)|llm/openai)(-[a-z-]+)?\\.ts$`
+)
 
 function sources(folder: string): string[] {
   return readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })

@@ -49,7 +49,7 @@ export async function openLocalIdentity(options: LocalIdentityOptions): Promise<
   const tokenLife = options.tokenLife ?? 15 * 60
   const sessionLife = options.sessionLife ?? 30 * 24 * 60 * 60
   const hasher = options.hasher ?? (await argon2id())
-  // What a password is held against when the address is unknown, so that both take as long.
+  // What a password is held against when the email is unknown, so that both take as long.
   const nobody = await hasher.hash(uuid())
 
   const decode = createDecoder()

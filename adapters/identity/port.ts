@@ -62,10 +62,10 @@ export interface Identity {
   /** Ends the session that an access token belongs to. */
   signOut(token: string): Promise<void>
   /**
-   * Goes on with an account that another try of the same request left under this very id: who gives
-   * an id again gives the same address and password.
+   * Goes on with an account that another try of the same request left under this very id: whoever
+   * gives an id again gives the same email and password.
    *
-   * @throws AccountError where the password or the address cannot be accepted.
+   * @throws AccountError where the password or the email cannot be accepted.
    */
   createAccount(account: AccountCredentials): Promise<AccountChange>
   updateAccount(
@@ -77,7 +77,7 @@ export interface Identity {
 
 export type AccountErrorCode =
   | 'email_taken'
-  /** Somebody else is making an account with this address at the moment. */
+  /** Somebody else is making an account with this email at the moment. */
   | 'email_busy'
   | 'email_refused'
   | 'password_refused'

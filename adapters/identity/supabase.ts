@@ -106,7 +106,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
 
   async function insert({ id, email, password }: AccountCredentials): Promise<void> {
     const app_metadata = { [MARK]: true }
-    // Confirmed: no letter is sent, and the address is as good as who entered it says.
+    // Confirmed: no letter is sent, and the email is as good as whoever entered it says.
     const attributes = { id, email, password, email_confirm: true, app_metadata }
     await auth.ask((client) => client.admin.createUser(attributes))
   }
@@ -125,7 +125,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
         if (await isLeft(account).catch(() => false)) return
         // It may have been made, or may yet be.
         await discard(account.id)
-        // Nor does it where somebody else took the address at the same moment.
+        // Nor does it where somebody else took the email at the same moment.
         await clear(account).catch((why) => {
           if (why instanceof AccountError) throw why
         })
@@ -146,7 +146,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
   }
 
   /**
-   * Frees the address that a user wants from an account without a row.
+   * Frees the email that a user wants from an account without a row.
    * @throws AccountError where it is somebody's.
    */
   async function clear({ id, email }: Omit<AccountCredentials, 'password'>): Promise<void> {
@@ -174,7 +174,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
       }
   }
 
-  /** Deletes an account that has no row. What fails is told, and done when the address is used again. */
+  /** Deletes an account that has no row. What fails is told, and done when the email is used again. */
   async function discard(id: string): Promise<void> {
     try {
       if (!(await rowOf(id))) await remove(id)
@@ -196,7 +196,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
     try {
       await update().catch(async (error) => {
         if (isRefusal(error, 'user_not_found')) return revive(user, to)
-        // What Auth answers where the address is taken, among other things.
+        // What Auth answers where the email is taken, among other things.
         if (!email || !isRefusal(error, 'unexpected_failure', 'email_exists')) throw error
         await clear({ id: user.id, email })
         return update()
@@ -216,7 +216,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
   }
 
   /**
-   * Gives an account the address of its row again.
+   * Gives an account the email of its row again.
    * @throws StorageError `outcome_unknown` where a password may have changed, which nobody knows
    * to change back, or where Auth does not answer.
    */

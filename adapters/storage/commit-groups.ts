@@ -5,14 +5,14 @@ export interface GroupStore<Member, Stored> {
   /**
    * All of them at once: what each stored, in their order. Null where nothing was stored and each
    * must be tried alone; a rejection is everybody's. It does not wait for long, since others wait for
-   * it: who has to wait longer is tried alone.
+   * it: a member that has to wait longer is tried alone.
    */
   together(members: readonly Member[]): Promise<readonly Stored[] | null>
   /** Waits for as long as it takes. */
   alone(member: Member): Promise<Stored>
   /** What a member adds to the size of its group. */
   sizeOf(member: Member): number
-  /** What is told to who waited too long for a turn. Nothing was done for them. */
+  /** What a member is told that waited too long for a turn. Nothing was done for them. */
   waitedTooLong(): Error
 }
 
@@ -22,7 +22,7 @@ export interface GroupLimits {
   readonly members: number
   /** Of all members together, unless one alone is larger. */
   readonly size: number
-  /** How long who comes while enough groups are under way waits for a turn. Milliseconds. */
+  /** How long a member waits for a turn while enough groups are under way. Milliseconds. */
   readonly waitMs: number
 }
 
@@ -34,9 +34,9 @@ interface Waiting<Member, Stored> {
 }
 
 /**
- * Lets those who come at about the same time share what it costs to store them. Who comes while
- * nothing is under way waits for one turn of the event loop, and is stored alone where nobody joins;
- * who comes while enough groups are under way waits for one of them to end.
+ * Lets members that come at about the same time share what it costs to store them. One that comes
+ * while nothing is under way waits for a turn of the event loop, and is stored alone where no other
+ * joins; one that comes while enough groups are under way waits for one of them to end.
  */
 export function createGroups<Member, Stored>(
   store: GroupStore<Member, Stored>,

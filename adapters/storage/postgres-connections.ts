@@ -93,7 +93,7 @@ export function openConnections(options: Required<ConnectionOptions>): Connectio
     let left = waiting.length
     let broken = false
 
-    /** Before the last is answered, who may want a connection in turn. */
+    /** Before the last caller is answered: it may want a connection at once. */
     function release(): void {
       if (--left === 0) client.release(broken)
     }
@@ -131,7 +131,7 @@ export function openConnections(options: Required<ConnectionOptions>): Connectio
   async function connectAndSend(waiting: readonly Waiting[]): Promise<void> {
     let client: pg.PoolClient
     try {
-      // It may throw, too: for a certificate that is no more there.
+      // It may throw, too: for a certificate that is no longer there.
       client = await pool.connect()
     } catch (error) {
       for (const { reject } of waiting) reject(unavailable(error))

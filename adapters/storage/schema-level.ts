@@ -22,7 +22,7 @@ export function assertSchemaLevel(
 }
 
 /**
- * For who asks a database for its migrations: where it has not even a table of them, it lacks all.
+ * For those who ask a database for its migrations: where it has not even a table of them, it lacks all.
  * @throws StorageError, the error itself or `schema_outdated` with their names.
  */
 export function namingMigrations(known: readonly Migration[]) {

@@ -82,7 +82,7 @@ export function openSqlite(options: SqliteOptions): Driver {
     flushing = undefined
   }
 
-  /** Waits while others join. Who is alone waits for one turn. */
+  /** Waits while others join. A commit that is alone waits for one turn. */
   async function gather(): Promise<void> {
     let size = 0
     for (let turns = 0; queue.length > size && turns < MOST_TURNS; turns++) {

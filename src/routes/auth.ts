@@ -52,7 +52,7 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
     const session = await identity.signIn(email.toLowerCase(), password)
     const answer = session && (await describe(session))
     if (!answer)
-      throw new ApiError('invalid_credentials', 'The address or the password is not right.')
+      throw new ApiError('invalid_credentials', 'The email or the password is not right.')
     const account = await accounts.get(session.userId)
     const isOver = account && isEnded(account, identity.sessionOf(session.tokens.token))
     if (!isOver || tries === 1) return answer
