@@ -70,8 +70,7 @@ async function serve({ env, providers, backend, redis, close }: Parts): Promise<
     ...(redis ? { redis } : {})
   })
   await listen(app, env)
-  const { port } = app.server.address() as AddressInfo
-  announce(env, backend, port, seeded)
+  announce(env, backend, app.server.address() as AddressInfo, seeded)
   const retention = startRetention({ storage, env, log: app.log })
 
   closeWithGrace({ delay: mostStoppingMs(env) }, async ({ err }) => {
@@ -125,7 +124,12 @@ function isForDemo(env: Environment, { isKept, file }: StorageEntry): boolean {
   return env.NODE_ENV !== 'production' && (!isKept || (development && file !== undefined))
 }
 
-function announce(env: Environment, opened: Opened, port: number, seeded?: Seeded): void {
+function announce(
+  env: Environment,
+  opened: Opened,
+  { address, port }: AddressInfo,
+  seeded?: Seeded
+): void {
   const { entry, reason } = opened.choice
   const everywhere = ['0.0.0.0', '::'].includes(env.HOST)
   const host = everywhere ? 'localhost' : env.HOST.includes(':') ? `[${env.HOST}]` : env.HOST
@@ -136,11 +140,18 @@ function announce(env: Environment, opened: Opened, port: number, seeded?: Seede
     `  Storage   ${entry.kind} (${reason})`
   ]
   if (!entry.isKept) lines.push('            Nothing is kept when this process ends.')
-  if (seeded?.signsIn) lines.push(`  Sign in   ${seeded.admin.email} / ${demoLogin.password}`)
-  else if (seeded) lines.push(`  Sign in   ${seeded.admin.email}, with the password you chose`)
+  if (seeded?.signsIn) {
+    lines.push(`  Sign in   ${seeded.admin.email} / ${demoLogin.password}`)
+    if (!isLoopback(address))
+      lines.push('            Everybody knows this password, and HOST lets others in.')
+  } else if (seeded) lines.push(`  Sign in   ${seeded.admin.email}, with the password you chose`)
   else if (env.REGISTRATION === 'open') lines.push(`  Sign up   POST ${api}/auth/register`)
   if (opened.keys.origin) lines.push(`  Keys      ${opened.keys.origin}`)
   process.stdout.write(`${lines.join('\n')}\n`)
+}
+
+function isLoopback(address: string): boolean {
+  return address === '::1' || /^(::ffff:)?127\./.test(address)
 }
 
 runCommand(main)

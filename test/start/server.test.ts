@@ -35,6 +35,7 @@ t.test('without any variable it serves the demo from memory, and says so', async
   t.match(child.output(), /Nothing is kept/)
   t.match(child.output(), 'admin@example.com / admin123')
   t.notMatch(child.output(), 'Sign up')
+  t.notMatch(child.output(), /lets others in|you chose/)
   const login = await post(`${api}/auth/login`, demo)
   const { token } = (await login.json()) as Tokens
   const headers = { authorization: `Bearer ${token}` }
@@ -199,6 +200,12 @@ t.test('an IPv6 address stands in brackets', async (t) => {
   const api = await addressOf(child)
   t.match(api, /^http:\/\/\[::1\]:/)
   t.equal((await fetch(`${api}/health`)).status, 200)
+})
+
+t.test('a demo that others reach says that they know its password', async (t) => {
+  const child = startServer(t, temporaryFolder(t), { HOST: '0.0.0.0' })
+  await addressOf(child)
+  t.match(child.output(), /admin123\n +Everybody knows this password, and HOST lets others in/)
 })
 
 t.test('a name with two addresses is one server', async (t) => {
