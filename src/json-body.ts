@@ -1,5 +1,5 @@
 import type { TSchema } from '@sinclair/typebox'
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { errorCodes, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import { ApiError, refuseValue } from './problems.js'
 
 declare module 'fastify' {
@@ -23,6 +23,12 @@ export function readJsonBodies(app: FastifyInstance): void {
       }
     }
   )
+  app.addContentTypeParser('*', (request: FastifyRequest, _body, done) => {
+    // Some clients name the type of a form where they send nothing, such as axios and `curl -d ''`.
+    // Where there is no route, the answer is that, whatever the body.
+    if (request.is404 || (isNothing(request) && mayLackBody(request))) done(null)
+    else done(new errorCodes.FST_ERR_CTP_INVALID_MEDIA_TYPE())
+  })
 }
 
 /** Whether a body may be left out, as all of its fields may be. */
@@ -45,8 +51,7 @@ function read(request: FastifyRequest, body: Buffer): unknown {
   assertUncompressed(request.headers['content-encoding'])
   const text = decode(body)
   // Many clients send the type with every request, body or not.
-  if (text === '' && (!expectsBody(request) || request.routeOptions.config.mayLackBody))
-    return undefined
+  if (text === '' && mayLackBody(request)) return undefined
   const value = parse(text)
   // What would be ignored is a mistake to be told, as an unknown field is.
   if (!expectsBody(request) && !isEmptyObject(value))
@@ -88,6 +93,15 @@ function parse(text: string): unknown {
   } catch (cause) {
     throw new ApiError('malformed_json', 'The body is not valid JSON.', { cause })
   }
+}
+
+/** Whether a request has no body (RFC 9112, 6.3). */
+function isNothing({ headers }: FastifyRequest): boolean {
+  return Number(headers['content-length'] ?? 0) === 0 && headers['transfer-encoding'] === undefined
+}
+
+function mayLackBody(request: FastifyRequest): boolean {
+  return !expectsBody(request) || request.routeOptions.config.mayLackBody === true
 }
 
 /** Where there is no route, the answer is that, whatever the body. */

@@ -761,6 +761,15 @@ async function validExtremes(t: Test, on: TestStorage) {
     for (const body of ['', '{}', ' {} '])
       t.equal((await admin.send('POST', '/flows/f/deploy', body, json)).statusCode, 200, body)
     t.equal((await admin.send('DELETE', '/connections/c', '', json)).statusCode, 204)
+    const form = { 'content-type': 'application/x-www-form-urlencoded' }
+    for (const headers of [form, { ...form, 'content-length': '0' }])
+      for (const url of ['/flows/f/deploy', '/flows/f/executions', '/templates/t/flows'])
+        t.match(await admin.send('POST', url, '', headers), { statusCode: /^20[01]$/ }, url)
+    const headers = { ...form, 'transfer-encoding': 'chunked' }
+    const chunked = await admin.send('POST', '/flows/f/deploy', '', headers)
+    t.equal(chunked.json().code, 'unsupported_media_type')
+    const needed = await admin.send('POST', '/flows', '', form)
+    t.equal(needed.json().code, 'unsupported_media_type')
   })
 
   t.test('no body where all of it may be left out', async (t) => {
