@@ -14,7 +14,7 @@ export const secrets = defineResource({
       minLength: 1,
       maxLength: 128,
       // No URL can end in one or two dots: they mean a folder.
-      pattern: '^(?!\\.{1,2}$)[^\\s\\p{C}/\\\\]+$',
+      pattern: '^(?!\\.{1,2}$)(?!.*\\p{C})[^\\s/\\\\]+$',
       examples: ['SLACK_TOKEN']
     }),
     /** Base64: nonce (12 bytes), AES-256-GCM ciphertext, tag (16 bytes). */
