@@ -1,4 +1,11 @@
-import { type TSchema, type TUnsafe, Type } from '@sinclair/typebox'
+import {
+  type TNull,
+  type TSchema,
+  type TUnion,
+  type TUnsafe,
+  Type,
+  TypeGuard
+} from '@sinclair/typebox'
 
 /**
  * The vocabulary of columns. Each builder carries an example, so that rows, requests and the
@@ -46,9 +53,16 @@ export const Choice = <const Values extends readonly string[]>(
 /** Any JSON value, kept as it is but for the order of keys. `null` is the same as absent. */
 export const Json = (example: unknown) => Type.Unknown({ examples: [example] })
 
-/** A column that may be empty. Absent in a request is `null` in the row. */
-export const Nullable = <Schema extends TSchema>(schema: Schema) =>
-  Type.Union([schema, Type.Null()], { examples: schema.examples as unknown[] })
+/**
+ * A column that may be empty. Absent in a request is `null` in the row. Any JSON value can be null
+ * as it is, and generators make less of a union with it.
+ */
+export const Nullable = <Schema extends TSchema>(schema: Schema): TUnion<[Schema, TNull]> => {
+  if (TypeGuard.IsUnknown(schema)) return schema as never
+  const { description, ...bare } = schema
+  const options = { examples: schema.examples, ...(description ? { description } : {}) }
+  return Type.Union([bare as Schema, Type.Null()], options)
+}
 
 /** What a row's `ETag` is made of: grows with every change and is never used again for the same key. */
 export const Version = () => Type.Integer({ minimum: 1, examples: [7] })

@@ -314,7 +314,7 @@ function withoutDefault(schema: TSchema): TSchema {
 
 function column(name: string, schema: TSchema): Column {
   const alternatives = (schema.anyOf as TSchema[] | undefined) ?? [schema]
-  const nullable = alternatives.some((each) => each.type === 'null')
+  const nullable = alternatives.some(({ type }) => type === 'null' || type === undefined)
   const [type = schema] = alternatives.filter((each) => each.type !== 'null')
   const kind = kindOf(type)
   const lowerCase = type.format === 'email'
