@@ -1,5 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { Nullable, Uuid } from './fields.js'
+import { Problem } from './problem.js'
 import { object } from './resource.js'
 
 /** What the LLM routes take and answer. Names in camel case are those of the OpenAI world. */
@@ -100,22 +101,57 @@ export const LlmCompletion = object('LlmCompletion', answer)
 export type LlmCompletion = Static<typeof LlmCompletion>
 
 /** The data of a stream's events, but for the last. */
-export interface LlmDelta {
-  readonly delta: string
-}
+export const LlmDelta = object('LlmDelta', {
+  delta: Type.String({ description: 'A piece of the answer.', examples: ['Wel'] })
+})
+export type LlmDelta = Static<typeof LlmDelta>
 
 /** The data of a stream's last event. */
-export interface LlmDone extends LlmCompletion {
-  readonly done: true
-}
+export const LlmDone = object('LlmDone', {
+  done: Type.Literal(true, { examples: [true] }),
+  ...answer
+})
+export type LlmDone = Static<typeof LlmDone>
+
+/** The data of the event `error`: a problem, with what would be in a header of its answer. */
+export const LlmStreamProblem = object(
+  'LlmStreamProblem',
+  {
+    ...Problem.properties,
+    retry_after: Type.Optional(
+      Type.Integer({ minimum: 0, description: 'Seconds, as in Retry-After.', examples: [17] })
+    )
+  },
+  {
+    description: 'What failed after the headers were sent.',
+    examples: [
+      {
+        type: 'urn:problem:provider_rate_limited',
+        title: 'LLM provider busy',
+        status: 429,
+        detail: 'The provider openai limits our calls. Try again later.',
+        code: 'provider_rate_limited',
+        request_id: '019b76da-a800-7000-8000-000000000009',
+        retry_after: 17
+      }
+    ]
+  }
+)
+export type LlmStreamProblem = Static<typeof LlmStreamProblem>
 
 /** A stream of events, as the OpenAPI document describes it. */
 export const LlmEvents = Type.String({
   description:
-    'Server-Sent Events. `data` is `{"delta":"…"}` for each piece of the answer and, in the end, ' +
-    '`{"done":true,"content":"…","model":"…","created":0,"usage":{…}}`. What fails after the ' +
-    'headers is an event named `error` whose data is a Problem, and where that would ' +
-    'come with Retry-After, `retry_after`. Comments (`: ping`) say that the stream is alive.',
+    'Server-Sent Events. `data` is an LlmDelta for each piece of the answer and, in the end, an ' +
+    'LlmDone. What fails after the headers is an event named `error` whose data is an ' +
+    'LlmStreamProblem. Comments (`: ping`) say that the stream is alive.',
+  // Of the data of each event. OpenAPI 3.2 has `itemSchema` for it; generators take it from here.
+  contentMediaType: 'text/event-stream',
+  contentSchema: Type.Union([
+    Type.Ref(LlmDelta.$id),
+    Type.Ref(LlmDone.$id),
+    Type.Ref(LlmStreamProblem.$id)
+  ]),
   examples: [
     'data: {"delta":"Wel"}\n\ndata: {"delta":"come!"}\n\n' +
       'data: {"done":true,"content":"Welcome!","model":"gpt-4o-mini","created":1769851800,"usage":null}\n\n'

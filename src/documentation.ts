@@ -7,7 +7,10 @@ import { ExecutionUpdate } from '../schemas/executions.js'
 import { FlowFromTemplate } from '../schemas/flows.js'
 import {
   LlmCompletion,
+  LlmDelta,
+  LlmDone,
   LlmRequest,
+  LlmStreamProblem,
   LlmStreamRequest,
   LlmTokens,
   LlmUsageTotal
@@ -37,6 +40,9 @@ const components = [
   LlmStreamRequest,
   LlmTokens,
   LlmCompletion,
+  LlmDelta,
+  LlmDone,
+  LlmStreamProblem,
   LlmUsageTotal,
   Health,
   Readiness

@@ -7,6 +7,7 @@ import {
   LlmCompletion,
   LlmEvents,
   LlmRequest,
+  type LlmStreamProblem,
   LlmStreamQuery,
   LlmStreamRequest,
   LlmUsageQuery,
@@ -225,7 +226,7 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
 }
 
 /** The problem, with what would be in a header of it were the headers not long gone. */
-function toErrorEvent(problem: ApiError, requestId: string): object {
+function toErrorEvent(problem: ApiError, requestId: string): LlmStreamProblem {
   const retryAfter = problem.extra.headers?.['retry-after']
   const wait = retryAfter === undefined ? {} : { retry_after: Number(retryAfter) }
   return { ...problem.toProblem(requestId), ...wait }

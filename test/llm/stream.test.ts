@@ -19,6 +19,7 @@ import {
   startUpstream,
   tokens
 } from '../support/llm-upstream.js'
+import { documentOf } from '../support/openapi.js'
 
 t.test('both streams send the pieces and, in the end, the whole', async (t) => {
   const upstream = await startUpstream(t, answerWith('Hel', 'lo', ' 🙂'))
@@ -116,10 +117,16 @@ t.test('the client going away ends the request at the provider', async (t) => {
 t.test('what fails after the headers is an event with a problem', async (t) => {
   const upstream = await startUpstream(t)
   const api = await llmApi(t, upstream.url, { env: { LLM_SILENCE_MS: '50' } })
+  const { violation } = await documentOf(api.app)
   const stream = async () => {
     const response = await exchange(api, '/llm/stream', { prompt: 'Hi' }).response
     t.equal(response.statusCode, 200)
-    return readEvents(await readAll(response))
+    const events = readEvents(await readAll(response))
+    for (const { event, data } of events) {
+      const schema = event === 'error' ? 'LlmStreamProblem' : data.done ? 'LlmDone' : 'LlmDelta'
+      t.equal(violation(`/components/schemas/${schema}`, data), null, schema)
+    }
+    return events
   }
 
   upstream.answer = refuseWith(401, { message: `Incorrect API key provided: ${PROVIDER_KEY}` })
@@ -159,6 +166,9 @@ t.test('what fails after the headers is an event with a problem', async (t) => {
     { event: 'error', data: { status: 504, code: 'provider_timeout' } }
   ])
   await (await upstream.received(4)).aborted
+
+  upstream.answer = answerWith('Hello')
+  t.match((await stream()).at(-1), { data: { done: true, content: 'Hello' } })
 })
 
 t.test('a stream that says too much breaks off, as a whole answer does', async (t) => {
