@@ -132,6 +132,9 @@ function fromAccount(error: AccountError): ApiError {
 
 function fromFastify(error: Partial<FastifyError>): ApiError {
   if (error.validation) return fromValidation(error.validation, error.validationContext)
+  // What Node says of a client that leaves in the middle of its body.
+  if (error.code === 'ECONNRESET' && error.statusCode === 400)
+    return new ApiError('bad_request', 'The client has gone.')
   switch (error.code) {
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
       return new ApiError('unsupported_media_type', 'Send JSON, as Content-Type application/json.')

@@ -1,5 +1,6 @@
 import { once } from 'node:events'
 import { type AddressInfo, connect } from 'node:net'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import t from 'tap'
 import { testApi } from '../support/api.js'
 import { logLines } from '../support/log-lines.js'
@@ -25,3 +26,20 @@ for (const TRUST_PROXY of ['', 'loopback'])
       t.strictSame(failed, [], 'nothing has failed')
     }
   )
+
+t.test('nor is one that leaves in the middle of its body', async (t) => {
+  const { stream, lines } = logLines()
+  const { app } = await testApi(t, { logger: { level: 'error', stream } })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const client = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
+  const received = once(app.server, 'request')
+  client.write(signIn.slice(0, -1))
+  const [request] = await received
+  while (request.listenerCount('data') === 0) await nextTurn()
+  const aborted = new Promise((resolve) => request.once('error', resolve))
+  client.destroy()
+  t.match(await aborted, { code: 'ECONNRESET' })
+  // By now the API has been told, too.
+  await nextTurn()
+  t.strictSame(lines, [])
+})
