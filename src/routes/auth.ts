@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Type } from '@sinclair/typebox'
 import type { FastifyInstance } from 'fastify'
 import type { Identity, SignedIn as SignedInAccount } from '../../adapters/identity/port.js'
+import { isStorageError } from '../../adapters/storage/errors.js'
 import { ACROSS_TENANTS, type Storage } from '../../adapters/storage/port.js'
 import { Credentials, RefreshRequest, Registration, SignedIn, Tokens } from '../../schemas/auth.js'
 import { users } from '../../schemas/users.js'
@@ -40,8 +41,14 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
   /** By the row as it is now: an exchange is rare, and gives what holds for a while. */
   async function goesOn({ userId, tokens }: SignedInAccount): Promise<boolean> {
     accounts.forget(userId)
-    const account = await accounts.get(userId)
-    return account !== null && !isEnded(account, identity.sessionOf(tokens.token))
+    try {
+      const account = await accounts.get(userId)
+      return account !== null && !isEnded(account, identity.sessionOf(tokens.token))
+    } catch (error) {
+      // The old token is used up by now, and it is asked again whenever the new one is used.
+      if (isStorageError(error, 'unavailable')) return true
+      throw error
+    }
   }
 
   async function signIn(
@@ -87,7 +94,14 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
       const attempt = app.idempotency.attempt(request, email.toLowerCase())
       await dependencies.users.register(request.body, attempt, request.id)
       reply.code(201)
-      return signIn(email, password)
+      try {
+        return await signIn(email, password)
+      } catch (cause) {
+        // As it is, it would say that nothing was changed.
+        if (!isStorageError(cause, 'unavailable')) throw cause
+        const detail = 'The tenant and its admin are made, and not signed in: do that in a moment.'
+        throw new ApiError('outcome_unknown', detail, { cause })
+      }
     }
   })
 

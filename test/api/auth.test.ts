@@ -8,6 +8,7 @@ import { prune } from '../../src/retention.js'
 import { cheapHasher, testApi } from '../support/api.js'
 import { passTime } from '../support/pass-time.js'
 import { memory, testStorages } from '../support/storages.js'
+import { goneAfterCommit, troubledStorage } from '../support/troubled-storage.js'
 
 const registration = {
   tenant_name: 'Acme',
@@ -256,6 +257,26 @@ t.test('a session that is in use is not pruned', async (t) => {
     t.equal(renewed.statusCode, 200, `on day ${day}`)
     refresh_token = renewed.json().refresh_token
   }
+})
+
+t.test('what is stored when the storage goes away is not said to be undone', async (t) => {
+  const sound = await memory.open(t)
+  const troubled = troubledStorage(sound)
+  const { send, as } = await testApi(t, { storage: troubled.storage })
+  const during = <T>(ask: () => Promise<T>) => troubled.trouble(goneAfterCommit(sound), ask)
+
+  const lost = await during(() => send('POST', '/auth/register', registration))
+  t.equal(lost.statusCode, 503)
+  t.match(lost.json(), { code: 'outcome_unknown', detail: /are made, and not signed in/ })
+  const signedIn = (await send('POST', '/auth/login', login)).json()
+  t.equal(signedIn.user.tenant_name, registration.tenant_name)
+
+  const { refresh_token } = signedIn
+  const renewed = await during(() => send('POST', '/auth/refresh', { refresh_token }))
+  t.equal(renewed.statusCode, 200, 'the old token is used up')
+  t.equal((await as(renewed.json().token)('GET', '/auth/me')).statusCode, 200)
+  const body = { refresh_token: renewed.json().refresh_token }
+  t.equal((await send('POST', '/auth/refresh', body)).statusCode, 200)
 })
 
 t.test('sign-in and refresh go by what another process has just changed', async (t) => {

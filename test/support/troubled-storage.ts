@@ -55,6 +55,36 @@ export function overtaken(storage: Storage, meanwhile: () => Promise<unknown>): 
   return { commit: commit as Storage['commit'] }
 }
 
+/** Is gone as soon as a commit is stored and answered. */
+export function goneAfterCommit(storage: Storage): Partial<Storage> {
+  let isGone = false
+  const unlessGone = <Given extends unknown[], Found>(ask: (...given: Given) => Promise<Found>) => {
+    return async (...given: Given): Promise<Found> => {
+      if (isGone) throw new StorageError('unavailable')
+      return ask(...given)
+    }
+  }
+  const commit = async (...changes: Parameters<Storage['commit']>) => {
+    const rows = await storage.commit(...changes)
+    isGone = true
+    return rows
+  }
+  return {
+    get: unlessGone(storage.get) as Storage['get'],
+    list: unlessGone(storage.list) as Storage['list'],
+    commit: unlessGone(commit) as Storage['commit']
+  }
+}
+
+/** Commits, and what says so gets lost. */
+export function unanswered(storage: Storage): Partial<Storage> {
+  const commit = async (...changes: Parameters<Storage['commit']>) => {
+    await storage.commit(...changes)
+    throw new StorageError('outcome_unknown')
+  }
+  return { commit: commit as Storage['commit'] }
+}
+
 /** Reads work, and every commit fails. */
 export function brokenCommit(...error: ConstructorParameters<typeof StorageError>) {
   return {
