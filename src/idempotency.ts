@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto'
 import type { FastifyRequest } from 'fastify'
 import { type Awaitable, whenThere } from '../adapters/awaitable.js'
-import { StorageError } from '../adapters/storage/errors.js'
+import { isStorageError, StorageError } from '../adapters/storage/errors.js'
 import { normalValue } from '../adapters/storage/normal-value.js'
 import type { Change, NewRow, Storage, Stored, TenantId } from '../adapters/storage/port.js'
 import { uuid } from '../adapters/uuid.js'
@@ -130,7 +130,9 @@ export function createIdempotency({ storage, keyring, lifeMs }: IdempotencyOptio
           } catch (error) {
             // Another try may have done it; so may this one, where only the answer was lost.
             const winner = await find(creation.tenant).catch(() => null)
-            if (winner && isLive(winner)) return replay(winner) as never
+            const isLost = isStorageError(error, 'outcome_unknown')
+            if (winner && isLive(winner))
+              return replay(isLost ? completed(winner, creation, row) : winner) as never
             if (!isAboutRecord(error) || tries === MOST_TRIES) throw error
           }
         }
@@ -149,6 +151,16 @@ export function createIdempotency({ storage, keyring, lifeMs }: IdempotencyOptio
       }
     }
   }
+}
+
+/** The record of a row with what it keeps of no credential, where the row is the one at hand. */
+function completed(
+  record: StoredRecord,
+  { resource }: { resource: AnyResource },
+  row: Readonly<Record<string, unknown>>
+): StoredRecord {
+  const isAtHand = record.content === null && record.resource_id === row[resource.key]
+  return isAtHand ? { ...record, content: shownColumns(resource, row) } : record
 }
 
 function isLive({ expires_at }: StoredRecord): boolean {

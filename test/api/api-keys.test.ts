@@ -13,7 +13,7 @@ import { assertGrantable } from '../../src/routes/api-keys.js'
 import { cheapHasher, type Send, testApi } from '../support/api.js'
 import { passTime } from '../support/pass-time.js'
 import { memory, testStorages } from '../support/storages.js'
-import { broken, brokenCommit, troubledStorage } from '../support/troubled-storage.js'
+import { broken, brokenCommit, troubledStorage, unanswered } from '../support/troubled-storage.js'
 
 /** What docs/api-keys.md gives to secret scanners. */
 const form = /\bwfa_[0-9A-Za-z]{38}\b/
@@ -170,22 +170,29 @@ for (const on of testStorages)
     })
 
     t.test('one that may have ended is not remembered as one that goes on', async (t) => {
-      const commit = async (...changes: Parameters<Storage['commit']>) => {
-        await sound.commit(...changes)
-        throw new StorageError('outcome_unknown')
-      }
       for (const [method, path, body] of [
         ['DELETE', ''],
         ['POST', '/rotate', { grace_seconds: 0 }]
       ] as const) {
         const { id, key } = await create()
         t.equal(await statusOf(api.as(key)), 200)
-        const lost = await troubled.trouble({ commit: commit as Storage['commit'] }, () =>
+        const lost = await troubled.trouble(unanswered(sound), () =>
           admin.send(method, `/api-keys/${id}${path}`, body)
         )
         t.equal(lost.json().code, 'outcome_unknown')
         t.equal(await statusOf(api.as(key)), 401, method)
       }
+    })
+
+    t.test('one whose making was stored, and not answered, is shown all the same', async (t) => {
+      const post = () =>
+        admin.send('POST', '/api-keys', { name: 'K' }, { 'idempotency-key': 'shown once' })
+      const made = await troubled.trouble(unanswered(sound), post)
+      t.equal(made.statusCode, 201, made.body)
+      const { key, ...shown } = made.json()
+      t.strictSame((await admin.send('GET', `/api-keys/${shown.id}`)).json(), shown)
+      t.equal(await statusOf(api.as(key)), 200)
+      t.match((await post()).json(), { code: 'already_created', id: shown.id })
     })
 
     t.test('a rotated key works for its time of grace', async (t) => {
