@@ -4,6 +4,7 @@ import type { Change, Storage, TenantId } from '../../adapters/storage/port.js'
 import { uuid } from '../../adapters/uuid.js'
 import type { LlmUsageTotal } from '../../schemas/llm.js'
 import { llmUsage } from '../../schemas/llm-usage.js'
+import { refuseValue } from '../problems.js'
 import type { Store } from '../store.js'
 
 /** What one call adds to the totals. */
@@ -56,7 +57,11 @@ const FLUSH_MS = 10_000
  * many for a user and day, they are counted together.
  */
 const MOST_MODELS = 100
+/** For a tenant and day, over its users: an admin makes as many API keys, which count as users. */
+const MOST_MODELS_OF_TENANT = 2000
 const OTHER_MODELS = 'other'
+/** Totals in one report, which is made in memory. */
+const MOST_REPORTED = 10_000
 /** Changes in one commit. */
 const MOST_CHANGES = 200
 
@@ -71,6 +76,7 @@ export function createUsage({ storage, warn, now = () => new Date() }: UsageOpti
   const instance = uuid()
   let totals = new Map<string, Totals>()
   const models = new Map<string, Set<string>>()
+  const modelsOfTenant = new Map<TenantId, number>()
   let current = { number: 0, day: '' }
   let flushing: Promise<void> = Promise.resolve()
   const timer = setInterval(() => void flush(), FLUSH_MS).unref()
@@ -82,13 +88,15 @@ export function createUsage({ storage, warn, now = () => new Date() }: UsageOpti
     if (number !== current.number) {
       current = { number, day: dayOf(at) }
       models.clear()
+      modelsOfTenant.clear()
     }
     return current.day
   }
 
-  function totalsOf({ tenant, user, model }: UsedCall): Totals {
+  function totalsOf(call: UsedCall): Totals {
+    const { tenant, user } = call
     const day = today()
-    const known = knownModel(`${tenant} ${user}`, model)
+    const known = knownModel(call)
     const name = `${tenant} ${day} ${user} ${known}`
     const found = totals.get(name)
     if (found) return found
@@ -109,12 +117,14 @@ export function createUsage({ storage, warn, now = () => new Date() }: UsageOpti
     return created
   }
 
-  function knownModel(owner: string, model: string): string {
+  function knownModel({ tenant, user, model }: UsedCall): string {
+    const owner = `${tenant} ${user}`
     const known = models.get(owner) ?? new Set<string>()
-    models.set(owner, known)
     if (known.has(model)) return model
-    if (known.size >= MOST_MODELS) return OTHER_MODELS
-    known.add(model)
+    const ofTenant = modelsOfTenant.get(tenant) ?? 0
+    if (known.size >= MOST_MODELS || ofTenant >= MOST_MODELS_OF_TENANT) return OTHER_MODELS
+    models.set(owner, known.add(model))
+    modelsOfTenant.set(tenant, ofTenant + 1)
     return model
   }
 
@@ -199,7 +209,11 @@ export function createUsage({ storage, warn, now = () => new Date() }: UsageOpti
   }
 }
 
-/** The totals of a tenant over all instances, newest day first. */
+/**
+ * The totals of a tenant over all instances, newest day first.
+ *
+ * @throws ApiError `validation_failed` where there are too many for one report.
+ */
 export async function reportUsage(store: Store, period: UsagePeriod): Promise<LlmUsageTotal[]> {
   const sums = new Map<string, LlmUsageTotal>()
   const { since, until, ...filter } = period
@@ -227,9 +241,15 @@ export async function reportUsage(store: Store, period: UsagePeriod): Promise<Ll
         completion_tokens: row.completion_tokens + (sum?.completion_tokens ?? 0)
       })
     }
+    if (sums.size > MOST_REPORTED) refuseReport()
     cursor = page.next
   } while (cursor)
   return [...sums.values()].sort(byDayModelUser)
+}
+
+function refuseReport(): never {
+  const detail = `covers more than ${MOST_REPORTED} totals: ask for fewer days, or for one user or model`
+  refuseValue('query', '/since', detail)
 }
 
 function byDayModelUser(a: LlmUsageTotal, b: LlmUsageTotal): number {

@@ -204,7 +204,8 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
       summary: 'Sum calls, errors and tokens by day, model and user',
       description:
         'Of the tenant, newest day first. What other instances have counted in the last ten ' +
-        'seconds may be missing.'
+        'seconds may be missing. More than 10,000 sums are refused: ask for fewer days, or for ' +
+        'one user or model.'
     },
     query: LlmUsageQuery,
     answers: {

@@ -2,10 +2,16 @@ import { mock } from 'node:test'
 import { setImmediate } from 'node:timers/promises'
 import t from 'tap'
 import { StorageError } from '../../adapters/storage/errors.js'
-import { ACROSS_TENANTS, type Storage, type TenantId } from '../../adapters/storage/port.js'
+import {
+  ACROSS_TENANTS,
+  type Storage,
+  type Stored,
+  type TenantId
+} from '../../adapters/storage/port.js'
 import { uuid } from '../../adapters/uuid.js'
 import { llmUsage } from '../../schemas/llm-usage.js'
 import { users } from '../../schemas/users.js'
+import { allRows } from '../../src/all-rows.js'
 import { createUsage, type UsedCall } from '../../src/llm/usage.js'
 import { type Person, testApi } from '../support/api.js'
 import { llmApi } from '../support/llm-api.js'
@@ -28,8 +34,7 @@ async function usageOn(t: Teardown, open = testStorages[0]?.open) {
   const { register } = await testApi(t, { storage })
   const person = await register()
   const tenant = await tenantOf(storage, person)
-  const rows = async () =>
-    (await storage.list({ resource: llmUsage, tenant }, { limit: 1000 })).rows
+  const rows = () => allRowsOf(storage, tenant)
   const call = (change: Partial<UsedCall> = {}): UsedCall => ({
     tenant,
     user,
@@ -40,6 +45,12 @@ async function usageOn(t: Teardown, open = testStorages[0]?.open) {
     ...change
   })
   return { storage, tenant, rows, call, send: person.send }
+}
+
+async function allRowsOf(storage: Storage, tenant: TenantId) {
+  const rows: Stored<typeof llmUsage>[] = []
+  for await (const row of allRows(storage, { resource: llmUsage, tenant })) rows.push(row)
+  return rows
 }
 
 async function tenantOf(storage: Storage, { id }: Person): Promise<TenantId> {
@@ -248,6 +259,25 @@ t.test('names that somebody makes up do not fill the table', async (t) => {
   )
 })
 
+t.test('nor do names that somebody makes up with many API keys', async (t) => {
+  const { storage, rows, call } = await usageOn(t)
+  let now = new Date('2026-01-30T23:00:00Z')
+  const usage = createUsage({ storage, warn: () => {}, now: () => now })
+  const keys = Array.from({ length: 30 }, () => uuid())
+  for (const user of keys)
+    for (let n = 0; n < 100; n++) usage.add(call({ user, model: `model-${n}` }))
+  await usage.flush()
+  const day30 = await rows()
+  t.equal(day30.length, 2000 + 10)
+  const others = day30.filter(({ model }) => model === 'other')
+  t.strictSame(others.map(({ user_id }) => user_id).sort(), keys.slice(20).sort())
+  t.ok(others.every(({ calls }) => calls === 100))
+  now = new Date('2026-01-31T01:00:00Z')
+  usage.add(call({ user: keys[29] as string, model: 'model-0' }))
+  await usage.close()
+  t.match((await rows()).at(-1), { day: '2026-01-31T00:00:00.000Z', model: 'model-0' })
+})
+
 t.test('what could not be written of a day that is over is written later', async (t) => {
   const { storage, rows, call } = await usageOn(t)
   const { storage: shaky, trouble } = troubledStorage(storage)
@@ -261,12 +291,21 @@ t.test('what could not be written of a day that is over is written later', async
   t.equal((await rows()).length, 2)
 })
 
-t.test('a report has all of it, however much that is', async (t) => {
+t.test('a report has all of it, or is refused where that is too much', async (t) => {
   const { storage, call, send } = await usageOn(t)
   const usage = createUsage({ storage, warn: () => {} })
-  for (let n = 0; n < 1100; n++) usage.add(call({ user: uuid() }))
+  for (let n = 0; n < 9_999; n++) usage.add(call({ user: uuid() }))
+  usage.add(call())
+  await usage.flush()
+  t.equal((await send('GET', '/llm/usage')).json().length, 10_000)
+  usage.add(call({ user: uuid() }))
   await usage.close()
-  t.equal((await send('GET', '/llm/usage')).json().length, 1100)
+  const refused = await send('GET', '/llm/usage')
+  t.match(refused.json(), {
+    status: 400,
+    errors: [{ pointer: '/since', detail: /more than 10000 totals: ask for fewer days/ }]
+  })
+  t.match((await send('GET', `/llm/usage?user_id=${user}`)).json(), [{ user_id: user, calls: 1 }])
 })
 
 t.test('totals are written every ten seconds, where there are new ones', async (t) => {
