@@ -7,6 +7,7 @@ import {
   jwtVerify
 } from 'jose'
 import { LRUCache } from 'lru-cache'
+import { StorageError } from '../storage/errors.js'
 
 export interface TokenVerifierOptions {
   /** Where the public keys are published. */
@@ -34,6 +35,11 @@ const MINUTE = 60_000
 const KEYS_FRESH_MS = 10 * MINUTE
 /** A token with an unknown key has them fetched at most this often. */
 const KEYS_COOLDOWN_MS = MINUTE / 2
+/**
+ * Tokens with unknown keys that the Auth server is asked about in that time: a new key needs one, and
+ * whoever makes tokens up has any number.
+ */
+const MOST_ASKED = 20
 /** How long a token that was verified here is not verified again. */
 const VERIFIED_MS = 5 * MINUTE
 /** How long the Auth server is not asked again: a session that ends there lives on here meanwhile. */
@@ -63,6 +69,7 @@ export function createTokenVerifier(options: TokenVerifierOptions): TokenVerifie
   // Apart, so that made-up tokens do not push out the good ones.
   const refused = new LRUCache<string, true>({ max: 1000, ttl: ASKED_MS, ...clock })
   const running = new Map<string, Promise<Verdict>>()
+  const unknownKeys = limitAsking()
 
   /** Throws jose's errors. */
   async function verifyHere(token: string, alg: string): Promise<Verdict> {
@@ -84,7 +91,7 @@ export function createTokenVerifier(options: TokenVerifierOptions): TokenVerifie
   async function judge(token: string): Promise<Verdict> {
     const read = readToken(token)
     if (!read || !isPlausible(read.claims, issuer)) return nobody
-    const { alg, claims } = read
+    const { alg, kid, claims } = read
     const isVerifiable = alg === 'HS256' ? secret !== undefined : ALGORITHMS.includes(alg)
     if (!isVerifiable && alg !== 'HS256') return nobody
     if (isVerifiable)
@@ -92,8 +99,11 @@ export function createTokenVerifier(options: TokenVerifierOptions): TokenVerifie
         return await verifyHere(token, alg)
       } catch (error) {
         if (isVerdict(error)) return nobody
+        if (error instanceof errors.JWKSNoMatchingKey) unknownKeys.assertMayAsk(kid)
       }
-    return verifyThere(token, claims)
+    const verdict = await verifyThere(token, claims)
+    if (verdict.user !== null) unknownKeys.accept(kid)
+    return verdict
   }
 
   return async (token) => {
@@ -131,14 +141,40 @@ function followKeys(url: string, headers: Readonly<Record<string, string>>, time
   }
 }
 
+/**
+ * Which tokens with unknown keys to ask about: few, but all of a key that the Auth server has just
+ * accepted. Good ones of a new key wait until it is published where made-up ones use up what is few.
+ */
+function limitAsking() {
+  const accepted = new LRUCache<string, true>({ max: 10, ttl: KEYS_FRESH_MS })
+  let asked = 0
+  let countsUntil = 0
+  return {
+    /** @throws StorageError `unavailable`: a good token will do in a moment, and a bad one never. */
+    assertMayAsk(kid: string): void {
+      if (accepted.has(kid)) return
+      const now = performance.now()
+      if (now >= countsUntil) {
+        asked = 0
+        countsUntil = now + KEYS_COOLDOWN_MS
+      }
+      if (++asked > MOST_ASKED) throw new StorageError('unavailable', {}, 'Too many unknown keys.')
+    },
+    accept(kid: string): void {
+      accepted.set(kid, true)
+    }
+  }
+}
+
 /** What a token says, unverified; null for what is no token. */
 export function claimsOf(token: string): JWTPayload | null {
   return readToken(token)?.claims ?? null
 }
 
-function readToken(token: string): { alg: string; claims: JWTPayload } | null {
+function readToken(token: string): { alg: string; kid: string; claims: JWTPayload } | null {
   try {
-    return { alg: decodeProtectedHeader(token).alg ?? '', claims: decodeJwt(token) }
+    const { alg = '', kid = '' } = decodeProtectedHeader(token)
+    return { alg, kid, claims: decodeJwt(token) }
   } catch {
     return null
   }

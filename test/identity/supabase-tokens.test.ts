@@ -117,6 +117,59 @@ t.test('keys rotate: an unknown one has them fetched, but not for every token', 
   t.equal(await stage.verify(await sign(old, claims({ jti: 'old' }))), user, 'the old one stays')
 })
 
+t.test('tokens with made-up keys are asked about now and then only', async (t) => {
+  const [old, young] = [await makeKey('old'), await makeKey('young')]
+  const stage = await setStage(t, [old])
+  let tokens = 0
+  const madeUp = () => sign({ ...old, kid: `made up ${++tokens}` })
+  const another = (key: KeyPair) => sign(key, claims({ jti: `${++tokens}` }))
+  t.equal(await stage.verify(await sign(old)), user)
+  const unavailable = { code: 'unavailable' }
+  for (let i = 0; i < 20; i++) t.equal(await stage.verify(await madeUp()), null)
+  for (let i = 0; i < 30; i++) await t.rejects(stage.verify(await madeUp()), unavailable)
+  t.equal(stage.asked.length, 20)
+  t.equal(await stage.verify(await another(old)), user, 'a good one is let in')
+  await t.rejects(stage.verify(await another(young)), unavailable, 'or told to try again')
+
+  passTime(t, minutes)
+  stage.keys = [old, young]
+  t.equal(await stage.verify(await another(young)), user, 'also of a new key')
+  t.equal(stage.asked.length, 20)
+  for (let i = 0; i < 50; i++) await stage.verify(await madeUp()).catch(() => {})
+  t.equal(stage.asked.length, 40)
+})
+
+t.test('where no keys can be had, every token is asked about', async (t) => {
+  const key = await makeKey('key')
+  const stage = await setStage(t, [key])
+  stage.keys = null
+  stage.answer = () => user
+  const tokens = await Promise.all(
+    Array.from({ length: 50 }, (_, i) => sign(key, claims({ jti: `${i}` })))
+  )
+  const users = await Promise.all(tokens.map(stage.verify))
+  t.strictSame(new Set(users), new Set([user]))
+})
+
+t.test('of a new key that the Auth server accepts, every token is asked about', async (t) => {
+  const [old, young] = [await makeKey('old'), await makeKey('young')]
+  const stage = await setStage(t, [old])
+  let tokens = 0
+  const another = () => sign(young, claims({ jti: `${++tokens}` }))
+  const good = new Set<string>()
+  stage.answer = (token) => (good.has(token) ? user : null)
+  const verifyGood = async () => {
+    const token = await another()
+    good.add(token)
+    return stage.verify(token)
+  }
+  t.equal(await verifyGood(), user)
+  for (let i = 0; i < 50; i++)
+    await stage.verify(await sign({ ...old, kid: `made up ${i}` })).catch(() => {})
+  for (let i = 0; i < 30; i++) t.equal(await verifyGood(), user)
+  t.equal(stage.fetches(), 1, 'although it is not published here yet')
+})
+
 t.test('a key that is withdrawn goes, and a server that is down takes none away', async (t) => {
   const [leaked, good] = [await makeKey('leaked'), await makeKey('good')]
   const stage = await setStage(t, [leaked, good])
