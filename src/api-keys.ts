@@ -41,17 +41,22 @@ const TTL_MS = 60_000
 /** The least time between two writes of `last_used_at`. */
 const USE_MS = 60_000
 
-/** @param now milliseconds since 1970; the clock's by default. */
+/**
+ * @param now milliseconds since 1970, by which keys end; the clock's by default.
+ * @param measured milliseconds of a clock that nobody puts back, by which what was read is forgotten;
+ * `performance.now` by default.
+ */
 export function createApiKeys(
   storage: Storage,
   accounts: Accounts,
-  now: () => number = Date.now
+  now: () => number = Date.now,
+  measured: () => number = () => performance.now()
 ): ApiKeys {
   const cache = new LRUCache<string, Promise<Known | null>>({
     max: 10_000,
     ttl: TTL_MS,
     ttlResolution: 0,
-    perf: { now }
+    perf: { now: measured }
   })
   const writes = new Set<Promise<unknown>>()
 

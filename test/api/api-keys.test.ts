@@ -381,8 +381,15 @@ t.test('by the clock', async (t) => {
     }
   }
   let time = Date.now()
-  const keys = createApiKeys(counted, createAccounts(storage), () => time)
-  const others = createApiKeys(counted, createAccounts(storage), () => time)
+  let putBack = 0
+  const createKeys = () =>
+    createApiKeys(
+      counted,
+      createAccounts(storage),
+      () => time - putBack,
+      () => time
+    )
+  const [keys, others] = [createKeys(), createKeys()]
   const later = (seconds: number) => new Date(time + seconds * 1000).toISOString()
   const create = async (body: object = {}) =>
     (await send('POST', '/api-keys', { name: 'K', ...body })).json()
@@ -422,6 +429,15 @@ t.test('by the clock', async (t) => {
     time += 59_000
     t.ok(await keys.verify(key), 'from memory')
     time += 2000
+    t.equal(await keys.verify(key), null)
+  })
+
+  t.test('also where the clock is put back meanwhile', async (t) => {
+    const { id, key } = await create()
+    t.ok(await keys.verify(key))
+    await send('DELETE', `/api-keys/${id}`)
+    putBack = 60 * 60_000
+    time += 61_000
     t.equal(await keys.verify(key), null)
   })
 })
