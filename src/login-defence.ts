@@ -74,10 +74,12 @@ const MOST_REMEMBERED = 20_000
  * that they cannot lock its owner out. Accounts are known by what was typed: that there is none
  * shows nowhere. With Redis, instances count together; while it is away each goes by what it has
  * counted itself.
+ *
+ * @param clock milliseconds of a clock that nobody puts back, which is `performance.now` by default.
  */
 export function createLoginDefence(
   shared?: SharedRedis,
-  clock: () => number = Date.now
+  clock: () => number = () => performance.now()
 ): LoginDefence {
   const beginHere = countHere(clock)
   const beginTogether = shared && countTogether(shared)

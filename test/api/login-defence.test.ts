@@ -9,6 +9,7 @@ import { assertHardToGuess } from '../../src/passwords.js'
 import { ApiError } from '../../src/problems.js'
 import { connectRedis, shareRedis } from '../../src/redis.js'
 import { cheapHasher, testApi } from '../support/api.js'
+import { movableClocks } from '../support/pass-time.js'
 import { startRedis } from '../support/redis.js'
 import { testStorages } from '../support/storages.js'
 
@@ -63,6 +64,21 @@ t.test('the wait of one address grows, up to five minutes', async (t) => {
   t.equal(await refused('eve@example.com', stranger), 0, 'nor does another account')
   pass(300 + 15 * 60)
   t.equal((await fail(1))[0], 0, 'forgotten')
+})
+
+t.test('a wait is no longer where the clock is put back', async (t) => {
+  const clocks = movableClocks(t)
+  const defence = createLoginDefence()
+  for (let n = 0; n < 15; n++) {
+    clocks.pass(300_000)
+    await defence.begin(email, stranger)
+  }
+  clocks.putBack(60 * 60_000)
+  const refused = await defence.begin(email, stranger).catch((error) => error)
+  t.equal(refused.code, 'rate_limited')
+  t.ok(Number(refused.extra.headers['retry-after']) <= 300, refused.message)
+  clocks.pass(300_000)
+  await t.resolves(defence.begin(email, stranger))
 })
 
 t.test('many addresses wait together, never longer than half a minute', async (t) => {
