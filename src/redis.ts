@@ -42,10 +42,11 @@ export async function connectRedis(url: string): Promise<Redis> {
 /** Says once when Redis goes and when it comes back. */
 export function shareRedis(redis: Redis, log: FastifyBaseLogger): SharedRedis {
   let away = false
+  /** By a clock that nobody puts back. */
   let restsUntil = 0
 
   function wentAway(error: unknown = failures.get(redis)): void {
-    restsUntil = Date.now() + REST_MS
+    restsUntil = performance.now() + REST_MS
     if (away) return
     away = true
     // Not the error itself: it has the command that failed, and that of AUTH has the password of Redis.
@@ -73,7 +74,7 @@ export function shareRedis(redis: Redis, log: FastifyBaseLogger): SharedRedis {
     define: redis.defineCommand.bind(redis),
     ask(command) {
       if (redis.status !== 'ready') wentAway()
-      if (Date.now() < restsUntil) return undefined
+      if (performance.now() < restsUntil) return undefined
       return command(redis).then(
         (answer) => {
           cameBack()

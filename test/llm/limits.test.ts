@@ -1,15 +1,16 @@
 import { once } from 'node:events'
 import { request } from 'node:http'
+import type { FastifyBaseLogger } from 'fastify'
 import type { Redis } from 'ioredis'
 import t from 'tap'
 import { openLocalIdentity } from '../../adapters/identity/local.js'
-import { connectRedis } from '../../src/redis.js'
+import { connectRedis, shareRedis } from '../../src/redis.js'
 import type { Person } from '../support/api.js'
 import { cheapHasher } from '../support/api.js'
 import { type LlmApi, llmApi } from '../support/llm-api.js'
 import { startUpstream } from '../support/llm-upstream.js'
 import { logLines } from '../support/log-lines.js'
-import { passTime } from '../support/pass-time.js'
+import { movableClocks, passTime } from '../support/pass-time.js'
 import { startRedis } from '../support/redis.js'
 import { type Teardown, testStorages } from '../support/storages.js'
 
@@ -67,6 +68,17 @@ t.test('a minute after the first call the next ones count anew', async (t) => {
   const status = async () => (await admin.send('POST', '/llm/complete', ask)).statusCode
   t.strictSame([await status(), await status()], [200, 429])
   passTime(t, 60_000)
+  t.strictSame([await status(), await status()], [200, 429])
+})
+
+t.test('it is no more than a minute where the clock is put back meanwhile', async (t) => {
+  const clocks = movableClocks(t)
+  const upstream = await startUpstream(t)
+  const { admin } = await llmApi(t, upstream.url, { env: { LLM_RATE_LIMIT_PER_MINUTE: '1' } })
+  const status = async () => (await admin.send('POST', '/llm/complete', ask)).statusCode
+  t.strictSame([await status(), await status()], [200, 429])
+  clocks.putBack(60 * 60_000)
+  clocks.pass(60_000)
   t.strictSame([await status(), await status()], [200, 429])
 })
 
@@ -252,6 +264,20 @@ t.test('a Redis that hangs counts as away', async (t) => {
       .at(0),
     { msg: /Redis cannot be reached/ }
   )
+})
+
+t.test('a Redis that failed is asked again after a second, by whatever clock', async (t) => {
+  const { url } = await startRedis(t)
+  const redis = await connectRedis(url)
+  t.teardown(() => redis.disconnect())
+  const clocks = movableClocks(t)
+  const log = { warn() {}, info() {} } as unknown as FastifyBaseLogger
+  const shared = shareRedis(redis, log)
+  const failed = shared.ask(() => Promise.reject(new Error('it hangs')))
+  await t.rejects(failed as Promise<unknown>)
+  clocks.putBack(60 * 60_000)
+  clocks.pass(1000)
+  t.equal(await shared.ask((redis) => redis.ping()), 'PONG')
 })
 
 t.test('the server starts without Redis, too', async (t) => {
