@@ -9,8 +9,13 @@ declare module 'ioredis' {
   interface RedisCommander<Context> {
     beginSignIn(
       ...keys: [pair: string, account: string, known: string, ...settings: number[]]
-    ): Result<[waitMs: number, isKnown: number], Context>
-    takeBackSignIn(count: number, ...keys: string[]): Result<null, Context>
+    ): Result<number, Context>
+    takeBackSignIn(
+      count: number,
+      known: string,
+      account: string,
+      pair?: string
+    ): Result<null, Context>
   }
 }
 
@@ -41,6 +46,9 @@ interface Verdict {
   readonly waitMs: number
   readonly attempt: SignInAttempt
 }
+
+/** Without a wait where Redis did not tell it in time. */
+type LateVerdict = Partial<Verdict> & Pick<Verdict, 'attempt'>
 
 interface Failures {
   count: number
@@ -89,9 +97,12 @@ export function createLoginDefence(
     // IPv6 by its /64, as in rate limits: whoever has one address of such a network has them all.
     const target = { account, pair: `${normalizeIP(address)} ${account}` }
     const here = beginHere(target)
-    const together = await beginTogether?.(target)?.catch(() => undefined)
-    const { waitMs } = together ?? here
-    if (waitMs > 0) throw tooMany(waitMs)
+    const together = await beginTogether?.(target)
+    const waitMs = together?.waitMs ?? here.waitMs
+    if (waitMs > 0) {
+      if (together?.waitMs === undefined) together?.attempt.abandoned()
+      throw tooMany(waitMs)
+    }
     const attempts = [here, ...(together ? [together] : [])].map(({ attempt }) => attempt)
     return {
       succeeded: () => {
@@ -169,13 +180,12 @@ const uncounted: SignInAttempt = { succeeded() {}, abandoned() {} }
 const beginSignIn = `
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  local known = redis.call('EXISTS', KEYS[3])
-  local slowing = 2 - known
+  local slowing = 2 - redis.call('EXISTS', KEYS[3])
   local wait = 0
   for i = 1, slowing do
     wait = math.max(wait, (tonumber(redis.call('HGET', KEYS[i], 'until')) or 0) - now)
   end
-  if wait > 0 then return { wait, known } end
+  if wait > 0 then return wait end
   for i = 1, slowing do
     local free, most = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
     local count = redis.call('HINCRBY', KEYS[i], 'count', 1)
@@ -184,10 +194,13 @@ const beginSignIn = `
     redis.call('HSET', KEYS[i], 'until', string.format('%.0f', now + pause))
     redis.call('PEXPIRE', KEYS[i], ARGV[5])
   end
-  return { 0, known }
+  return 0
 `
 
+/** Of a known address nothing was counted for the account, and so there is nothing to take back. */
 const takeBackSignIn = `
+  local known = table.remove(KEYS, 1)
+  if redis.call('EXISTS', known) == 1 then table.remove(KEYS, 1) end
   for _, key in ipairs(KEYS) do
     if redis.call('HINCRBY', key, 'count', -1) > 0 then redis.call('HSET', key, 'until', 0)
     else redis.call('DEL', key) end
@@ -199,30 +212,47 @@ function countTogether(shared: SharedRedis) {
   shared.define('takeBackSignIn', { lua: takeBackSignIn })
   const settings = [ofAddress, ofAccount].flatMap(({ free, mostMs }) => [free, mostMs])
 
-  return (target: Target): Promise<Verdict> | undefined => {
-    const [pair, account] = [keyOf('failed', target.pair), keyOf('failed', target.account)]
-    const known = keyOf('known', target.pair)
+  /** What cannot be taken back now is forgotten by itself. */
+  function attemptOf({ pair, account, known }: Keys): SignInAttempt {
+    return {
+      succeeded() {
+        shared.tell((redis) => redis.del(pair))
+        shared.tell((redis) => redis.takeBackSignIn(2, known, account))
+        shared.tell((redis) => redis.set(known, '', 'PX', KNOWN_MS))
+      },
+      abandoned() {
+        shared.tell((redis) => redis.takeBackSignIn(3, known, account, pair))
+      }
+    }
+  }
+
+  return (target: Target): Promise<LateVerdict> | undefined => {
+    const keys = keysOf(target)
+    const { pair, account, known } = keys
+    const attempt = attemptOf(keys)
     const begun = shared.ask((redis) =>
       redis.beginSignIn(pair, account, known, ...settings, MEMORY_MS)
     )
-    /** What cannot be taken back now is forgotten by itself. */
-    const tell = (command: Parameters<typeof shared.ask>[0]) => {
-      shared.ask(command)?.catch(() => {})
-    }
-    return begun?.then(([waitMs, isKnown]) => ({
-      waitMs,
-      attempt: {
-        succeeded() {
-          tell((redis) => redis.del(pair))
-          if (!isKnown) tell((redis) => redis.takeBackSignIn(1, account))
-          tell((redis) => redis.set(known, '', 'PX', KNOWN_MS))
-        },
-        abandoned() {
-          const slowing = isKnown ? [pair] : [pair, account]
-          tell((redis) => redis.takeBackSignIn(slowing.length, ...slowing))
-        }
-      }
-    }))
+    return begun?.then(
+      (waitMs) => ({ waitMs, attempt }),
+      // It may count the try all the same, and only be too late to say so.
+      () => ({ attempt })
+    )
+  }
+}
+
+/** What Redis has of a target. */
+interface Keys {
+  readonly pair: string
+  readonly account: string
+  readonly known: string
+}
+
+function keysOf({ pair, account }: Target): Keys {
+  return {
+    pair: keyOf('failed', pair),
+    account: keyOf('failed', account),
+    known: keyOf('known', pair)
   }
 }
 

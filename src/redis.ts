@@ -7,6 +7,8 @@ export interface SharedRedis {
   define: Redis['defineCommand']
   /** Undefined where Redis is known to be away; fails where it turns out to be. */
   ask<T>(command: (redis: Redis) => Promise<T>): Promise<T> | undefined
+  /** For what nobody waits for: one that hangs is told, too, and hears it after what it was asked. */
+  tell(command: (redis: Redis) => Promise<unknown>): void
 }
 
 /** How long Redis is left alone after a failure, so that one that hangs delays few. */
@@ -85,6 +87,9 @@ export function shareRedis(redis: Redis, log: FastifyBaseLogger): SharedRedis {
           throw error
         }
       )
+    },
+    tell(command) {
+      if (redis.status === 'ready') command(redis).catch(() => {})
     }
   }
 }

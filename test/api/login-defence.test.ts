@@ -229,6 +229,25 @@ t.test('instances count together in Redis, and each alone while it is away', asy
   }
 })
 
+t.test('what Redis counts too late to say so is taken back, too', async (t) => {
+  const server = await startRedis(t)
+  const { instances, settle } = await defencesOn(t, server.url)
+  const [one, two] = instances
+  server.pause()
+  t.teardown(() => server.resume())
+  // An instance each: one to which it does not answer leaves it alone for a while.
+  const [signIn, unclear] = await Promise.all([
+    one.defence.begin(email, owner),
+    two.defence.begin('eve@example.com', stranger)
+  ])
+  signIn.succeeded()
+  unclear.abandoned()
+  server.resume()
+  await settle()
+  t.strictSame(await one.redis.keys('sign-in:failed:*'), [])
+  t.equal((await one.redis.keys('sign-in:known:*')).length, 1)
+})
+
 t.test('guesses with a stolen token count for all instances', async (t) => {
   const { url } = await startRedis(t)
   const instance = async () => {
