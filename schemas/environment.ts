@@ -116,6 +116,13 @@ export const Environment = Type.Object({
       description: 'How long after they finished executions are deleted. Unset: never.'
     })
   ),
+  RETENTION_LLM_USAGE_DAYS: Type.Optional(
+    Type.Integer({
+      minimum: 1,
+      maximum: 36_500,
+      description: 'How long after their day totals of LLM calls are deleted. Unset: never.'
+    })
+  ),
   RETENTION_INTERVAL_SECONDS: Type.Integer({
     minimum: 1,
     maximum: 86_400,

@@ -12,6 +12,7 @@ import { audit } from '../schemas/audit.js'
 import type { Environment } from '../schemas/environment.js'
 import { executionStatuses, executions, transitions } from '../schemas/executions.js'
 import { idempotencyKeys } from '../schemas/idempotency-keys.js'
+import { llmUsage } from '../schemas/llm-usage.js'
 import type { AnyResource } from '../schemas/resource.js'
 import { sessions } from '../schemas/sessions.js'
 import { tenants } from '../schemas/tenants.js'
@@ -25,6 +26,7 @@ export interface RetentionOptions {
     Environment,
     | 'RETENTION_AUDIT_DAYS'
     | 'RETENTION_EXECUTIONS_DAYS'
+    | 'RETENTION_LLM_USAGE_DAYS'
     | 'RETENTION_INTERVAL_SECONDS'
     | 'RETENTION_BATCH_SIZE'
   >
@@ -114,6 +116,9 @@ function rulesOf(env: RetentionOptions['env'], now: Date): Rule[] {
       if (transitions[status].length === 0)
         rules.push({ resource: executions, until, filter: { status }, isOver })
   }
+  // A day's totals have the time at which it began.
+  if (env.RETENTION_LLM_USAGE_DAYS)
+    rules.push({ resource: llmUsage, until: ago(env.RETENTION_LLM_USAGE_DAYS + 1) })
   return rules
 }
 

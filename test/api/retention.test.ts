@@ -12,6 +12,7 @@ import { executionStatuses, executions } from '../../schemas/executions.js'
 import { flows } from '../../schemas/flows.js'
 import { idempotencyKeys } from '../../schemas/idempotency-keys.js'
 import { leases } from '../../schemas/leases.js'
+import { llmUsage } from '../../schemas/llm-usage.js'
 import type { AnyResource } from '../../schemas/resource.js'
 import { sessions } from '../../schemas/sessions.js'
 import { tenants } from '../../schemas/tenants.js'
@@ -64,7 +65,9 @@ function rowsOf(userId: string): Given[] {
     ],
     ['old', audit, entry(days(101))],
     ['old', audit, entry(days(100.001))],
-    ['kept', audit, entry(days(99.9))]
+    ['kept', audit, entry(days(99.9))],
+    ['old', llmUsage, totalsOf('2026-05-01')],
+    ['kept', llmUsage, totalsOf('2026-05-02')]
   ]
 }
 
@@ -79,6 +82,13 @@ function session(user_id: string, expires_at: string) {
 function entry(at: string) {
   const about = { action: 'flow.create', resource: 'flows', resource_id: 'flow' }
   return { id: uuid(), actor: 'somebody', ...about, fields: [], at }
+}
+
+function totalsOf(date: string) {
+  const id = `${date}.${uuid()}`
+  const counts = { calls: 1, errors: 0, prompt_tokens: 1, completion_tokens: 1 }
+  const by = { user_id: uuid(), model: 'm', instance: uuid() }
+  return { id, day: `${date}T00:00:00.000Z`, ...by, ...counts }
 }
 
 /** A tenant with such rows, and what is left of them. */
@@ -140,7 +150,11 @@ function settings(storage: Storage, env: Record<string, string> = {}, minutesLat
   }
 }
 
-const everything = { RETENTION_AUDIT_DAYS: '100', RETENTION_EXECUTIONS_DAYS: '30' }
+const everything = {
+  RETENTION_AUDIT_DAYS: '100',
+  RETENTION_EXECUTIONS_DAYS: '30',
+  RETENTION_LLM_USAGE_DAYS: '30'
+}
 
 function isDeletion({ changes }: { changes: readonly Change[] }): boolean {
   return changes.some(({ op }) => op === 'delete')
@@ -170,7 +184,7 @@ function gate() {
 
 for (const on of testStorages)
   t.test(`retention on ${on.kind}`, { skip: on.skip }, async (t) => {
-    t.test('what is always over goes; audit and executions stay unless told', async (t) => {
+    t.test('what is always over goes; all else stays unless told', async (t) => {
       const storage = await on.open(t)
       const made = [await filledTenant(storage), await filledTenant(storage)]
       const given = settings(storage)
@@ -187,7 +201,7 @@ for (const on of testStorages)
       const { storage: own, batches } = instanceOn(storage)
       const given = settings(own, { ...everything, RETENTION_BATCH_SIZE: '1' })
       await prune(given)
-      t.equal(batches(), 2 * 8)
+      t.equal(batches(), 2 * 9)
       for (const { id, left, expected } of made) {
         t.strictSame(await left(), expected('kept'))
         const { rows } = await storage.list(
@@ -212,7 +226,7 @@ for (const on of testStorages)
         )
       )
       const batches = instances.map((each) => each.batches()).sort()
-      t.strictSame(batches, [0, 0, 0, 8])
+      t.strictSame(batches, [0, 0, 0, 9])
       t.strictSame(await left(), expected('kept'))
     })
 
@@ -304,7 +318,7 @@ for (const on of testStorages)
         others,
         others.map(() => 0)
       )
-      t.strictSame(await first?.left(), first?.expected('kept', 'old audit'))
+      t.strictSame(await first?.left(), first?.expected('kept', 'old audit', 'old llm_usage'))
     })
 
     t.test('it stops between two batches, and another goes on at once', async (t) => {
