@@ -173,6 +173,13 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     assertClean(body, 'body')
     done()
   })
+  const { stopping } = options
+  if (stopping)
+    app.addHook('onSend', (_request, reply, payload, done) => {
+      // Of what was under way before, too: the next request on its connection might be cut.
+      if (stopping.aborted) reply.header('connection', 'close')
+      done(null, payload)
+    })
   writeInTurn(app)
   app.addHook('onResponse', ({ log, method, routeOptions, ip }, reply, done) => {
     // The route and not the address: queries and ids are nobody's business in a log.

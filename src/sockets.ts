@@ -71,6 +71,7 @@ async function stopAccepting(
   { server }: FastifyInstance,
   sockets: ReadonlySet<Socket>
 ): Promise<void> {
+  await acceptWaiting(server)
   // Not the close of HTTP, which cuts connections whose next request has come and is not read yet:
   // that is read in the next turn, and then the connections without one are closed.
   Server.prototype.close.call(server)
@@ -81,6 +82,28 @@ async function stopAccepting(
   // A connection that has its last answer would be kept for the next request, and the server open.
   server.keepAliveTimeout = 1
 }
+
+/**
+ * Each turn of the event loop accepts one connection: those that still wait would be reset, whatever
+ * they have sent.
+ */
+async function acceptWaiting(server: Server): Promise<void> {
+  const end = performance.now() + MOST_ACCEPTING_MS
+  let came = true
+  const note = () => {
+    came = true
+  }
+  server.on('connection', note)
+  while (came && performance.now() < end) {
+    came = false
+    await nextTurn()
+    await nextTurn()
+  }
+  server.off('connection', note)
+}
+
+/** For as long as others keep coming. */
+const MOST_ACCEPTING_MS = 500
 
 /** The close of HTTP cuts answers that have ended and that their readers have not taken yet. */
 async function answersSent(sockets: ReadonlySet<Socket>): Promise<void> {

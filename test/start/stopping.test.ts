@@ -198,6 +198,35 @@ t.test('a request that has come and is not read yet is answered', async (t) => {
   for (const answer of await Promise.all(answers)) t.match(answer, /^HTTP\/1.1 200/)
 })
 
+t.test('an answer that was under way says that its connection ends', async (t) => {
+  const stopping = new AbortController()
+  const { app } = await testApi(t, { stopping: stopping.signal })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const { port } = app.server.address() as AddressInfo
+  const body = JSON.stringify({ email: 'nobody@example.com', password: 'unknown' })
+  const socket = connect(port, '127.0.0.1')
+  const received = once(app.server, 'request')
+  socket.write(
+    `POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n`
+  )
+  await received
+  stopping.abort()
+  socket.write(body)
+  t.match(await readAll(socket as never), /^HTTP\/1.1 401 .*\r\nconnection: close\r\n/is)
+})
+
+t.test('connections that wait to be accepted are answered', async (t) => {
+  const { app } = await testApi(t)
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const { port } = app.server.address() as AddressInfo
+  const sockets = Array.from({ length: 20 }, () => connect(port, '127.0.0.1'))
+  for (const socket of sockets) socket.write('GET /api/health HTTP/1.1\r\nHost: x\r\n\r\n')
+  const answers = sockets.map((socket) => readAll(socket as never))
+  await once(app.server, 'connection')
+  await app.close()
+  for (const answer of await Promise.all(answers)) t.match(answer, /^HTTP\/1.1 200/)
+})
+
 t.test('a reader that is slow gets all of its answer', async (t) => {
   const { app, register } = await testApi(t, { env: { BODY_LIMIT: '40000000' } })
   const { send, token } = await register()

@@ -34,6 +34,7 @@ export interface TestApiOptions {
   readonly env?: Readonly<Record<string, string>>
   readonly logger?: FastifyServerOptions['logger']
   readonly redis?: Redis
+  readonly stopping?: AbortSignal
   /** One with a key that nobody knows by default. */
   readonly keyring?: Keyring
   /** Those of the environment by default. */
@@ -99,7 +100,8 @@ export async function testApi(t: Teardown, options: TestApiOptions = {}): Promis
     keyring,
     providers,
     logger: options.logger ?? false,
-    ...(options.redis ? { redis: options.redis } : {})
+    ...(options.redis ? { redis: options.redis } : {}),
+    ...(options.stopping ? { stopping: options.stopping } : {})
   })
   t.teardown(async () => {
     await app.close()
