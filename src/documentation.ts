@@ -3,7 +3,7 @@ import swaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance } from 'fastify'
 import { ApiKeyRotation, apiKeys, ShownApiKey } from '../schemas/api-keys.js'
 import { Credentials, RefreshRequest, Registration, SignedIn, Tokens } from '../schemas/auth.js'
-import { ExecutionUpdate } from '../schemas/executions.js'
+import { ExecutionUpdate, executions } from '../schemas/executions.js'
 import { FlowFromTemplate } from '../schemas/flows.js'
 import {
   LlmCompletion,
@@ -35,6 +35,7 @@ const components = [
   ShownApiKey,
   ApiKeyRotation,
   FlowFromTemplate,
+  executions.create,
   ExecutionUpdate,
   LlmRequest,
   LlmStreamRequest,
@@ -146,8 +147,7 @@ export async function documentation(app: FastifyInstance, version: string): Prom
 function addResourceSchemas(app: FastifyInstance, resource: (typeof resources)[number]): void {
   const operations = resource.access?.operations ?? []
   if (operations.length) app.addSchema(resource.view)
-  if (operations.includes('create') || resource.name === 'executions')
-    app.addSchema(resource.create)
+  if (operations.includes('create')) app.addSchema(resource.create)
   if (operations.includes('replace')) app.addSchema(resource.replace)
   if (operations.includes('update')) app.addSchema(resource.update)
 }

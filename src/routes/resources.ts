@@ -34,8 +34,8 @@ export interface Behaviour<R extends AnyResource> {
     options: ChangeOptions
   ) => Promise<Stored<R>>
   readonly remove?: (key: string, caller: Caller, options: ChangeOptions) => Promise<void>
-  /** Whether `remove` keeps rows that others need, and so may answer 409. */
-  readonly keepsNeeded?: boolean
+  /** Statuses of problems that its own steps add to those that follow from the declaration. */
+  readonly problems?: Readonly<Partial<Record<'update' | 'delete', readonly number[]>>>
 }
 type Body = Readonly<Record<string, unknown>>
 
@@ -181,7 +181,7 @@ export function resourceRoutes<R extends AnyResource>(
       problems: [
         412,
         ...(canCollide(resource) ? [409] : []),
-        ...(resource.writeOnly.includes('password') ? [422] : [])
+        ...(behaviour.problems?.update ?? [])
       ],
       async handler(request, reply, caller) {
         const id = keyOf(request, key)
@@ -202,8 +202,11 @@ export function resourceRoutes<R extends AnyResource>(
       operation: operation('delete', `Delete ${one}`),
       params,
       answers: { 204: { description: 'Deleted.' } },
-      // A row goes unless others refer to it, or the resource has a say in it.
-      problems: [412, ...(isReferredTo(resource) || behaviour.keepsNeeded ? [409] : [])],
+      problems: [
+        412,
+        ...(isReferredTo(resource) ? [409] : []),
+        ...(behaviour.problems?.delete ?? [])
+      ],
       async handler(request, reply, caller) {
         const id = keyOf(request, key)
         const options = { ifMatch: ifMatchOf(request) }

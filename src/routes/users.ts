@@ -86,7 +86,8 @@ export function userRoutes(app: FastifyInstance, dependencies: UserDependencies)
       return dependencies.users.update(store, id, body, options)
     },
     remove: (id, { store }, options) => dependencies.users.remove(store, id, options),
-    keepsNeeded: true
+    // A password may be refused, and the last admin stays.
+    problems: { update: [422], delete: [409] }
   })
 }
 
