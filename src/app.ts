@@ -26,6 +26,7 @@ import { refuseOverload } from './overload.js'
 import { ApiError } from './problems.js'
 import { countingStore } from './rate-limit.js'
 import { shareRedis } from './redis.js'
+import { requireRole } from './route.js'
 import { apiKeyRoutes } from './routes/api-keys.js'
 import { authRoutes } from './routes/auth.js'
 import { executionRoutes } from './routes/executions.js'
@@ -221,10 +222,4 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
 function addressOf({ ip }: { readonly ip: string | undefined }): string {
   if (ip === undefined) throw new ApiError('bad_request', 'The client has gone.')
   return normalizeIP(ip)
-}
-
-/** A route that forgot to say who may call it stops the start. */
-function requireRole(route: { url: string; config?: { role?: unknown } }): void {
-  if (route.url.startsWith('/api/docs')) route.config = { ...route.config, role: 'anyone' }
-  if (route.config?.role === undefined) throw new Error(`${route.url} does not state its role`)
 }

@@ -128,6 +128,14 @@ export function route<
   })
 }
 
+/** A hook: a route that forgot to say who may call it stops the start. */
+export function requireRole(route: { url: string; config?: { role?: unknown } }): void {
+  if (route.config?.role !== undefined) return
+  // Swagger UI adds its pages itself.
+  if (!/^\/api\/docs(\/|$)/.test(route.url)) throw new Error(`${route.url} does not state its role`)
+  route.config = { ...route.config, role: 'anyone' }
+}
+
 /** @throws ApiError `not_found` for an API key */
 export function userIdOf({ account }: Caller): string {
   if (account.id !== account.owner) throw new ApiError('not_found', 'An API key is not a user.')

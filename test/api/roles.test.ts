@@ -1,5 +1,7 @@
 import { randomBytes } from 'node:crypto'
+import fastify from 'fastify'
 import t from 'tap'
+import { requireRole } from '../../src/route.js'
 import { type Person, type Send, testApi } from '../support/api.js'
 import { routesOf } from '../support/routes.js'
 import { testStorages } from '../support/storages.js'
@@ -187,6 +189,26 @@ for (const on of testStorages)
       t.strictSame(got, row.expected, route)
     }
   })
+
+t.test('only the pages of the documentation are open without saying so', async (t) => {
+  const app = fastify()
+  const roles: Record<string, unknown> = {}
+  const handler = async () => 'seen'
+  app.addHook('onRoute', requireRole)
+  app.addHook('onRoute', ({ url, config }) => {
+    roles[url] = config?.role
+  })
+  for (const url of ['/api/docs', '/api/docs/*']) app.get(url, handler)
+  for (const url of ['/api/docsets', '/api/docs/own'])
+    app.get(url, { config: { role: 'viewer' } }, handler)
+  t.throws(() => app.get('/api/docsets/:id', handler), /does not state its role/)
+  t.match(roles, {
+    '/api/docs': 'anyone',
+    '/api/docs/*': 'anyone',
+    '/api/docsets': 'viewer',
+    '/api/docs/own': 'viewer'
+  })
+})
 
 t.test('a viewer cannot make itself an admin', async (t) => {
   const api = await testApi(t)
