@@ -12,7 +12,7 @@ import { AccountError, type AccountErrorCode } from '../adapters/identity/port.j
 import { StorageError, type StorageErrorCode } from '../adapters/storage/errors.js'
 import type { Problem } from '../schemas/problem.js'
 import { resources } from '../schemas/registry.js'
-import { ApiError, type ProblemCode } from './problems.js'
+import { ApiError, type PlainCode, type ProblemCode } from './problems.js'
 import { describeViolation, isAboutNull, pointerOf } from './validator.js'
 import { withArticle, wordsOf } from './words.js'
 
@@ -51,12 +51,13 @@ export function toApiError(error: unknown): ApiError {
   return fromFastify(error as Partial<FastifyError>)
 }
 
-interface Told {
-  readonly code: ProblemCode
+type Told = {
   /** Whether nothing was done, so that the same may be tried again in a moment. */
   readonly retry?: true
-  readonly detail: (error: StorageError, one: string) => string
-}
+} & (
+  | { readonly code: PlainCode; readonly detail?: never }
+  | { readonly code: ProblemCode; readonly detail: (error: StorageError, one: string) => string }
+)
 
 const told: Readonly<Record<StorageErrorCode, Told>> = {
   conflict: {
@@ -81,21 +82,9 @@ const told: Readonly<Record<StorageErrorCode, Told>> = {
     code: 'in_use',
     detail: (_, one) => `Others refer to the ${one}: change or delete them first.`
   },
-  bad_cursor: {
-    code: 'bad_cursor',
-    detail: () =>
-      'The cursor was not made by this list, with this order and these filters. Start without one.'
-  },
-  unavailable: {
-    code: 'unavailable',
-    retry: true,
-    detail: () => 'The storage cannot be reached; nothing was changed. Try again.'
-  },
-  outcome_unknown: {
-    code: 'outcome_unknown',
-    detail: () =>
-      'The storage did not answer, so the change may or may not be stored. Create again only with the same Idempotency-Key; read the row before you repeat anything else.'
-  },
+  bad_cursor: { code: 'bad_cursor' },
+  unavailable: { code: 'unavailable', retry: true },
+  outcome_unknown: { code: 'outcome_unknown' },
   closed: { code: 'unavailable', retry: true, detail: () => 'The server is stopping.' },
   schema_outdated: {
     code: 'unavailable',
@@ -110,13 +99,11 @@ const told: Readonly<Record<StorageErrorCode, Told>> = {
 }
 
 function fromStorage(error: StorageError): ApiError {
-  const { code, retry, detail } = told[error.code]
+  const { retry, ...known } = told[error.code]
+  const extra = { cause: error, ...(retry ? { headers: { 'retry-after': '1' } } : {}) }
+  if (!known.detail) return new ApiError(known.code, undefined, extra)
   const resource = resources.find(({ name }) => name === error.resource)
-  const one = resource ? wordsOf(resource) : 'row'
-  return new ApiError(code, detail(error, one), {
-    cause: error,
-    ...(retry ? { headers: { 'retry-after': '1' } } : {})
-  })
+  return new ApiError(known.code, known.detail(error, resource ? wordsOf(resource) : 'row'), extra)
 }
 
 const fromAccountCode: Record<AccountErrorCode, ProblemCode> = {
@@ -137,7 +124,7 @@ function fromFastify(error: Partial<FastifyError>): ApiError {
     return new ApiError('bad_request', 'The client has gone.')
   switch (error.code) {
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
-      return new ApiError('unsupported_media_type', 'Send JSON, as Content-Type application/json.')
+      return new ApiError('unsupported_media_type')
     case 'FST_ERR_CTP_BODY_TOO_LARGE':
       return new ApiError('body_too_large', 'The body is larger than this server accepts.')
     case 'FST_ERR_CTP_INVALID_CONTENT_LENGTH':
@@ -149,7 +136,7 @@ function fromFastify(error: Partial<FastifyError>): ApiError {
   }
   if (error.code?.startsWith('FST_') && isClientError(error.statusCode))
     return new ApiError('bad_request', 'The request is not one that this server understands.')
-  return new ApiError('internal_error', 'Something went wrong on our side.', { cause: error })
+  return new ApiError('internal_error', undefined, { cause: error })
 }
 
 function isClientError(status = 500): boolean {
@@ -176,7 +163,7 @@ export function answerUnreadable(error: ConnectionError, socket: Socket): void {
 function toUnreadable(code: string): ApiError {
   switch (code) {
     case 'ERR_HTTP_REQUEST_TIMEOUT':
-      return new ApiError('request_timeout', 'The request did not arrive in time.')
+      return new ApiError('request_timeout')
     case 'HPE_HEADER_OVERFLOW':
       return new ApiError(
         'headers_too_large',

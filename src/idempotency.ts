@@ -100,11 +100,7 @@ export function createIdempotency({ storage, keyring, lifeMs }: IdempotencyOptio
     }
 
     function replay({ request_digest, resource_id, content, ...record }: StoredRecord) {
-      if (!digests.includes(request_digest))
-        throw new ApiError(
-          'idempotency_key_reused',
-          'This Idempotency-Key came with another request before. Make a new one for each.'
-        )
+      if (!digests.includes(request_digest)) throw new ApiError('idempotency_key_reused')
       if (content === null)
         throw new ApiError(
           'already_created',

@@ -91,7 +91,7 @@ function parse(text: string): unknown {
   try {
     return JSON.parse(text)
   } catch (cause) {
-    throw new ApiError('malformed_json', 'The body is not valid JSON.', { cause })
+    throw new ApiError('malformed_json', undefined, { cause })
   }
 }
 

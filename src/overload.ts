@@ -31,7 +31,7 @@ export async function refuseOverload(app: FastifyInstance, limits: Limits): Prom
       app.log.warn({ measure, value, refused }, 'overloaded: refusing requests')
       refused = 0
     }
-    return new ApiError('overloaded', 'The server has too much to do at the moment. Try again.', {
+    return new ApiError('overloaded', undefined, {
       headers: { 'retry-after': RETRY_AFTER_SECONDS }
     })
   }

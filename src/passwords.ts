@@ -38,9 +38,5 @@ export async function isEasilyGuessed(password: string): Promise<boolean> {
  *   by its schema; nothing else is asked of it, as NIST SP 800-63B, 5.1.1.2, advises.
  */
 export async function assertHardToGuess(password: string): Promise<void> {
-  if (await isEasilyGuessed(password))
-    throw new ApiError(
-      'password_refused',
-      'The password is known from leaks, or a pattern, so that guessers try it early. Choose another.'
-    )
+  if (await isEasilyGuessed(password)) throw new ApiError('password_refused')
 }

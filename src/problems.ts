@@ -2,7 +2,8 @@ import type { Problem } from '../schemas/problem.js'
 
 /**
  * Every code that an answer can carry. Codes are stable: a retired one is never used for something
- * else. docs/errors.md tells users what each means and what to do; the example is a `detail`.
+ * else. docs/errors.md tells users what each means and what to do. A `detail` is what an answer says
+ * unless there is more to say; where it depends on the request, there is an example of one.
  */
 export const problems = {
   validation_failed: {
@@ -13,7 +14,7 @@ export const problems = {
   malformed_json: {
     status: 400,
     title: 'Malformed JSON',
-    example: 'The body is not valid JSON.'
+    detail: 'The body is not valid JSON.'
   },
   unsafe_value: {
     status: 400,
@@ -23,7 +24,7 @@ export const problems = {
   bad_cursor: {
     status: 400,
     title: 'Invalid cursor',
-    example:
+    detail:
       'The cursor was not made by this list, with this order and these filters. Start without one.'
   },
   bad_request: {
@@ -44,12 +45,12 @@ export const problems = {
   invalid_credentials: {
     status: 401,
     title: 'Sign-in failed',
-    example: 'The email or the password is not right.'
+    detail: 'The email or the password is not right.'
   },
   invalid_refresh_token: {
     status: 401,
     title: 'Session over',
-    example: 'The session is over. Sign in again.'
+    detail: 'The session is over. Sign in again.'
   },
   forbidden: {
     status: 403,
@@ -59,7 +60,7 @@ export const problems = {
   registration_closed: {
     status: 403,
     title: 'Registration is closed',
-    example: 'Ask an admin of your tenant to create your user.'
+    detail: 'Ask an admin of your tenant to create your user.'
   },
   not_found: {
     status: 404,
@@ -101,17 +102,17 @@ export const problems = {
   last_admin: {
     status: 409,
     title: 'Last admin',
-    example: 'A tenant needs an admin: make somebody else one first.'
+    detail: 'A tenant needs an admin: make somebody else one first.'
   },
   concurrent_change: {
     status: 409,
     title: 'Changed meanwhile',
-    example: 'Others keep changing this at the moment. Try again.'
+    detail: 'Others keep changing this at the moment. Try again.'
   },
   request_timeout: {
     status: 408,
     title: 'Request too slow',
-    example: 'The request did not arrive in time.'
+    detail: 'The request did not arrive in time.'
   },
   precondition_failed: {
     status: 412,
@@ -132,33 +133,33 @@ export const problems = {
   unsupported_media_type: {
     status: 415,
     title: 'Unsupported media type',
-    example: 'Send JSON, as Content-Type application/json.'
+    detail: 'Send JSON, as Content-Type application/json.'
   },
   idempotency_key_reused: {
     status: 422,
     title: 'Idempotency-Key reused',
-    example: 'This Idempotency-Key came with another request before. Make a new one for each.'
+    detail: 'This Idempotency-Key came with another request before. Make a new one for each.'
   },
   wrong_password: {
     status: 422,
     title: 'Wrong password',
-    example: 'The current password is not right, so nothing was changed.'
+    detail: 'The current password is not right, so nothing was changed.'
   },
   password_refused: {
     status: 422,
     title: 'Password refused',
-    example:
+    detail:
       'The password is known from leaks, or a pattern, so that guessers try it early. Choose another.'
   },
   banned_term: {
     status: 422,
     title: 'Banned term',
-    example: 'The request breaks the rule banned_terms.'
+    detail: 'The request breaks the rule banned_terms.'
   },
   answer_withheld: {
     status: 422,
     title: 'Answer withheld',
-    example: 'The answer breaks the rule banned_terms, so it is not passed on.'
+    detail: 'The answer breaks the rule banned_terms, so it is not passed on.'
   },
   provider_refused: {
     status: 422,
@@ -184,7 +185,7 @@ export const problems = {
   internal_error: {
     status: 500,
     title: 'Internal error',
-    example: 'Something went wrong on our side.'
+    detail: 'Something went wrong on our side.'
   },
   provider_credentials: {
     status: 502,
@@ -204,23 +205,23 @@ export const problems = {
   unavailable: {
     status: 503,
     title: 'Temporarily unavailable',
-    example: 'The storage cannot be reached; nothing was changed. Try again.'
+    detail: 'The storage cannot be reached; nothing was changed. Try again.'
   },
   overloaded: {
     status: 503,
     title: 'Overloaded',
-    example: 'The server has too much to do at the moment. Try again.'
+    detail: 'The server has too much to do at the moment. Try again.'
   },
   outcome_unknown: {
     status: 503,
     title: 'Outcome unknown',
-    example:
+    detail:
       'The storage did not answer, so the change may or may not be stored. Create again only with the same Idempotency-Key; read the row before you repeat anything else.'
   },
   not_ready: {
     status: 503,
     title: 'Not ready',
-    example: 'The storage does not answer as it should.'
+    detail: 'The storage does not answer as it should.'
   },
   llm_not_configured: {
     status: 503,
@@ -233,25 +234,44 @@ export const problems = {
     title: 'LLM provider too slow',
     example: 'The provider openai did not answer in time.'
   }
-} as const satisfies Record<string, { status: number; title: string; example: string }>
+} as const satisfies Record<string, Described & ({ detail: string } | { example: string })>
+
+interface Described {
+  readonly status: number
+  readonly title: string
+}
 
 export type ProblemCode = keyof typeof problems
+/** Those that say enough by themselves. */
+export type PlainCode = {
+  [Code in ProblemCode]: (typeof problems)[Code] extends { detail: string } ? Code : never
+}[ProblemCode]
+
+/** What an answer with a code says, or may say. */
+export function sampleDetail(code: ProblemCode): string {
+  const problem = problems[code]
+  return 'detail' in problem ? problem.detail : problem.example
+}
+
+interface Extra {
+  readonly errors?: Problem['errors']
+  /** What was created, for `already_created`. */
+  readonly id?: string
+  readonly headers?: Readonly<Record<string, string>>
+  readonly cause?: unknown
+}
 
 /** An answer that is not what the client asked for: says what was wrong and what to do. */
 export class ApiError extends Error {
   override readonly name = 'ApiError'
   readonly statusCode: number
 
+  constructor(code: PlainCode, detail?: string, extra?: Extra)
+  constructor(code: ProblemCode, detail: string, extra?: Extra)
   constructor(
     readonly code: ProblemCode,
-    readonly detail: string,
-    readonly extra: {
-      readonly errors?: Problem['errors']
-      /** What was created, for `already_created`. */
-      readonly id?: string
-      readonly headers?: Readonly<Record<string, string>>
-      readonly cause?: unknown
-    } = {}
+    readonly detail: string = sampleDetail(code),
+    readonly extra: Extra = {}
   ) {
     super(detail, { cause: extra.cause })
     this.statusCode = problems[code].status

@@ -4,7 +4,7 @@ import type { Problem } from '../schemas/problem.js'
 import { pascalCase } from '../schemas/resource.js'
 import { answerHeaders } from './answer-headers.js'
 import { mayBeAbsent } from './json-body.js'
-import { type ProblemCode, problems } from './problems.js'
+import { type ProblemCode, problems, sampleDetail } from './problems.js'
 
 /** The parts of an OpenAPI document that are rewritten here. */
 interface Document {
@@ -114,9 +114,10 @@ function withExamples(response: Response, status: number): Response {
 }
 
 function exampleOf(code: ProblemCode): { summary: string; value: Problem } {
-  const { status, title, example } = problems[code]
+  const { status, title } = problems[code]
+  const detail = sampleDetail(code)
   const request_id = answerHeaders['X-Request-Id'].example
-  const value = { type: `urn:problem:${code}`, title, status, detail: example, code, request_id }
+  const value = { type: `urn:problem:${code}`, title, status, detail, code, request_id }
   return { summary: title, value: { ...value, ...examplesOfMore[code] } }
 }
 

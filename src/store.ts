@@ -164,7 +164,7 @@ export function createStore(storage: Storage, origin: Origin): Store {
           if (isVersions(ifMatch) || !isErrorOf(error, 'stale', resource, key)) throw error
         }
       }
-      throw new ApiError('concurrent_change', 'Others keep changing this at the moment. Try again.')
+      throw new ApiError('concurrent_change')
     },
 
     async replace(resource, key, values, options = {}) {
@@ -188,7 +188,7 @@ export function createStore(storage: Storage, origin: Origin): Store {
           if (!isTaken(error, resource, key)) throw error
         }
       }
-      throw new ApiError('concurrent_change', 'Others keep changing this at the moment. Try again.')
+      throw new ApiError('concurrent_change')
     },
 
     async remove(resource, key, options = {}) {

@@ -81,7 +81,8 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
     if (password) await assertHardToGuess(password)
     // Changes nothing yet, but refuses a version that is not the row's, before the account changes.
     const user = await store.update(users, id, {}, options)
-    if (confirmed && confirmed.sessions_from !== user.sessions_from) throw wrongPassword()
+    if (confirmed && confirmed.sessions_from !== user.sessions_from)
+      throw new ApiError('wrong_password')
     // Two that change the email at once must not leave one in the row and one in the account,
     // and whoever was let through as an admin, or by a password, must still be that.
     const isDecided = change.email || change.role || confirmed
@@ -190,13 +191,6 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
   }
 }
 
-export function wrongPassword(): ApiError {
-  return new ApiError(
-    'wrong_password',
-    'The current password is not right, so nothing was changed.'
-  )
-}
-
 /** What the caller asked for, or else the version that was decided by. */
 function atVersion({ version }: UserRow, { ifMatch }: ChangeOptions): IfMatch {
   return isVersions(ifMatch) ? ifMatch : new Set([version])
@@ -228,8 +222,7 @@ async function keepingAnAdmin<T>(
   for (;;) {
     const { rows } = await store.list(users, { filter: { role: 'admin' }, limit: 2 })
     const other = rows.find(({ id }) => id !== leaving.id)
-    if (!other)
-      throw new ApiError('last_admin', 'A tenant needs an admin: make somebody else one first.')
+    if (!other) throw new ApiError('last_admin')
     try {
       return await commit([{ op: 'check', resource: users, key: other.id, expect: other.version }])
     } catch (error) {

@@ -39,7 +39,7 @@ export function createModeration({ bannedTerms, answers, maxChars }: ModerationR
           `The request breaks the rule max_prompt_chars: prompt and system together may have ${maxChars} characters.`
         )
       if (terms && (terms.occursIn(prompt) || terms.occursIn(system)))
-        throw new ApiError('banned_term', 'The request breaks the rule banned_terms.')
+        throw new ApiError('banned_term')
     },
 
     passes: (answer) => !(answers && terms?.occursIn(answer)),
@@ -52,10 +52,7 @@ export function createModeration({ bannedTerms, answers, maxChars }: ModerationR
 
 /** @throws ApiError `answer_withheld` */
 export function withhold(): never {
-  throw new ApiError(
-    'answer_withheld',
-    'The answer breaks the rule banned_terms, so it is not passed on.'
-  )
+  throw new ApiError('answer_withheld')
 }
 
 const openGate: Gate = { push: (piece) => piece, end: () => '' }

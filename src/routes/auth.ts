@@ -58,8 +58,7 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
   ): Promise<NonNullable<Awaited<ReturnType<typeof describe>>>> {
     const session = await identity.signIn(email.toLowerCase(), password)
     const answer = session && (await describe(session))
-    if (!answer)
-      throw new ApiError('invalid_credentials', 'The email or the password is not right.')
+    if (!answer) throw new ApiError('invalid_credentials')
     const account = await accounts.get(session.userId)
     const isOver = account && isEnded(account, identity.sessionOf(session.tokens.token))
     if (!isOver || tries === 1) return answer
@@ -84,11 +83,7 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
     problems: [403],
     creates: true,
     async handler(request, reply) {
-      if (dependencies.registration === 'closed')
-        throw new ApiError(
-          'registration_closed',
-          'Ask an admin of your tenant to create your user.'
-        )
+      if (dependencies.registration === 'closed') throw new ApiError('registration_closed')
       const { email, password } = request.body
       // Nobody is signed in: an address is as good as an actor, and one that moves keeps its key.
       const attempt = app.idempotency.attempt(request, email.toLowerCase())
@@ -136,8 +131,7 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
     problems: [401],
     async handler({ body }) {
       const session = await identity.refresh(body.refresh_token)
-      if (!session || !(await goesOn(session)))
-        throw new ApiError('invalid_refresh_token', 'The session is over. Sign in again.')
+      if (!session || !(await goesOn(session))) throw new ApiError('invalid_refresh_token')
       return session.tokens
     }
   })

@@ -48,7 +48,7 @@ export function statusRoutes(app: FastifyInstance, dependencies: StatusDependenc
         const { migration } = await storage.ping()
         return { status: 'ready', storage: storage.kind, migration }
       } catch (cause) {
-        throw new ApiError('not_ready', 'The storage does not answer as it should.', {
+        throw new ApiError('not_ready', undefined, {
           cause,
           headers: { 'retry-after': '1' }
         })

@@ -5,7 +5,7 @@ import { UserSelfUpdate, users } from '../../schemas/users.js'
 import type { LoginDefence } from '../login-defence.js'
 import { ApiError } from '../problems.js'
 import { type Caller, etag, ifMatchOf, route, userIdOf } from '../route.js'
-import { type UserRow, type Users, wrongPassword } from '../users.js'
+import type { UserRow, Users } from '../users.js'
 import { resourceRoutes } from './resources.js'
 
 export interface UserDependencies {
@@ -24,7 +24,7 @@ export function userRoutes(app: FastifyInstance, dependencies: UserDependencies)
   async function confirm({ store, account }: Caller, password: string, address: string) {
     const user = await store.need(users, account.id)
     await defence.guard(user.email, address, async () => {
-      if (!(await identity.checkPassword(user, password))) throw wrongPassword()
+      if (!(await identity.checkPassword(user, password))) throw new ApiError('wrong_password')
     })
     return user
   }
