@@ -21,7 +21,7 @@ const MOST_ERRORS = 20
 
 /** Answers with the problem that an error amounts to, and logs what is our own fault. */
 export function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply) {
-  const problem = toApiError(error)
+  const problem = toApiError(error, request.routeOptions.bodyLimit)
   // Overload says for itself what there is to say, and how often.
   if (problem.statusCode >= 500 && problem.code !== 'overloaded')
     request.log.error({ err: error }, problem.detail)
@@ -44,11 +44,12 @@ export function sendProblem(
     .send(error.toProblem(request.id))
 }
 
-export function toApiError(error: unknown): ApiError {
+/** @param mostBytes that the body of the request might have. */
+export function toApiError(error: unknown, mostBytes?: number): ApiError {
   if (error instanceof ApiError) return error
   if (error instanceof StorageError) return fromStorage(error)
   if (error instanceof AccountError) return fromAccount(error)
-  return fromFastify(error as Partial<FastifyError>)
+  return fromFastify(error as Partial<FastifyError>, mostBytes)
 }
 
 type Told = {
@@ -76,7 +77,7 @@ const told: Readonly<Record<StorageErrorCode, Told>> = {
   reference_missing: {
     code: 'reference_not_found',
     detail: ({ fields }, one) =>
-      `What the ${one} refers to in ${fields.join(' and ')} does not exist.`
+      `What the ${one} refers to in ${fields.join(' and ')} does not exist. Create it first, or name another.`
   },
   reference_in_use: {
     code: 'in_use',
@@ -85,16 +86,15 @@ const told: Readonly<Record<StorageErrorCode, Told>> = {
   bad_cursor: { code: 'bad_cursor' },
   unavailable: { code: 'unavailable', retry: true },
   outcome_unknown: { code: 'outcome_unknown' },
-  closed: { code: 'unavailable', retry: true, detail: () => 'The server is stopping.' },
+  closed: { code: 'unavailable', retry: true, detail: () => 'The server is stopping. Try again.' },
   schema_outdated: {
     code: 'unavailable',
-    retry: true,
-    detail: () => 'The database schema does not fit this release.'
+    detail: () =>
+      'The database schema does not fit this release. The operator has to run its migrations, or a newer release.'
   },
   driver_missing: {
     code: 'unavailable',
-    retry: true,
-    detail: () => 'The database driver is not installed.'
+    detail: () => 'The database driver is not installed. The operator has to install it.'
   }
 }
 
@@ -117,7 +117,7 @@ function fromAccount(error: AccountError): ApiError {
   return new ApiError(fromAccountCode[error.code], error.message, { cause: error })
 }
 
-function fromFastify(error: Partial<FastifyError>): ApiError {
+function fromFastify(error: Partial<FastifyError>, mostBytes?: number): ApiError {
   if (error.validation) return fromValidation(error.validation, error.validationContext)
   // What Node says of a client that leaves in the middle of its body.
   if (error.code === 'ECONNRESET' && error.statusCode === 400)
@@ -126,7 +126,7 @@ function fromFastify(error: Partial<FastifyError>): ApiError {
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
       return new ApiError('unsupported_media_type')
     case 'FST_ERR_CTP_BODY_TOO_LARGE':
-      return new ApiError('body_too_large', 'The body is larger than this server accepts.')
+      return new ApiError('body_too_large', `A body may have ${mostBytes} bytes at most.`)
     case 'FST_ERR_CTP_INVALID_CONTENT_LENGTH':
       return new ApiError('bad_request', 'The body is not as long as Content-Length says.')
     case 'FST_ERR_BAD_URL':

@@ -104,7 +104,7 @@ export function createIdempotency({ storage, keyring, lifeMs }: IdempotencyOptio
       if (content === null)
         throw new ApiError(
           'already_created',
-          `An earlier request with this Idempotency-Key created ${resource_id}. Its answer held a credential and was not kept.`,
+          `An earlier request with this Idempotency-Key created ${resource_id}. Its answer held a credential and was not kept: sign in, or rotate the key.`,
           { id: resource_id }
         )
       const { tenant_id, created_at, version } = record

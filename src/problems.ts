@@ -81,12 +81,13 @@ export const problems = {
     status: 409,
     title: 'Created before',
     example:
-      'An earlier request with this Idempotency-Key created 019b76da-a800-7000-8000-000000000001. Its answer held a credential and was not kept.'
+      'An earlier request with this Idempotency-Key created 019b76da-a800-7000-8000-000000000001. Its answer held a credential and was not kept: sign in, or rotate the key.'
   },
   reference_not_found: {
     status: 409,
     title: 'Referenced row does not exist',
-    example: 'What the flow refers to in template_id does not exist.'
+    example:
+      'What the flow refers to in template_id does not exist. Create it first, or name another.'
   },
   in_use: {
     status: 409,
@@ -112,7 +113,7 @@ export const problems = {
   request_timeout: {
     status: 408,
     title: 'Request too slow',
-    detail: 'The request did not arrive in time.'
+    detail: 'The request did not arrive in time. Send it again.'
   },
   precondition_failed: {
     status: 412,
@@ -122,7 +123,7 @@ export const problems = {
   body_too_large: {
     status: 413,
     title: 'Body too large',
-    example: 'The body is larger than this server accepts.'
+    example: 'A body may have 1048576 bytes at most.'
   },
   prompt_too_large: {
     status: 413,
@@ -185,7 +186,7 @@ export const problems = {
   internal_error: {
     status: 500,
     title: 'Internal error',
-    detail: 'Something went wrong on our side.'
+    detail: 'Something went wrong on our side. Report it with the request_id.'
   },
   provider_credentials: {
     status: 502,
@@ -195,12 +196,12 @@ export const problems = {
   provider_failed: {
     status: 502,
     title: 'LLM provider failed',
-    example: 'The provider openai failed to answer.'
+    example: 'The provider openai failed to answer. Try again.'
   },
   provider_unreachable: {
     status: 502,
     title: 'LLM provider out of reach',
-    example: 'The provider openai cannot be reached.'
+    example: 'The provider openai cannot be reached. Try again.'
   },
   unavailable: {
     status: 503,
@@ -232,7 +233,7 @@ export const problems = {
   provider_timeout: {
     status: 504,
     title: 'LLM provider too slow',
-    example: 'The provider openai did not answer in time.'
+    example: 'The provider openai did not answer in time. Try again.'
   }
 } as const satisfies Record<string, Described & ({ detail: string } | { example: string })>
 

@@ -18,13 +18,19 @@ const told: Readonly<Record<LlmErrorCode, Told>> = {
     'provider_refused',
     (provider, reason) => `The provider ${provider} refuses the request${reason}.`
   ],
-  timeout: ['provider_timeout', (provider) => `The provider ${provider} did not answer in time.`],
+  timeout: [
+    'provider_timeout',
+    (provider) => `The provider ${provider} did not answer in time. Try again.`
+  ],
   unreachable: [
     'provider_unreachable',
-    (provider) => `The provider ${provider} cannot be reached.`
+    (provider) => `The provider ${provider} cannot be reached. Try again.`
   ],
-  failed: ['provider_failed', (provider) => `The provider ${provider} failed to answer.`],
-  cancelled: ['unavailable', () => 'The server is stopping.']
+  failed: [
+    'provider_failed',
+    (provider) => `The provider ${provider} failed to answer. Try again.`
+  ],
+  cancelled: ['unavailable', () => 'The server is stopping. Try again.']
 }
 
 /** The problem that a failed call amounts to; what is no failure of a provider stays as it is. */

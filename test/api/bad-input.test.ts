@@ -817,7 +817,8 @@ t.test('the body limit follows the configuration', async (t) => {
   }
   t.equal((await admin.send('POST', '/flows', fits)).statusCode, 201)
   const answer = await admin.send('POST', '/flows', { ...fits, definition: `${fits.definition}x` })
-  t.match(answer.json(), { status: 413, code: 'body_too_large' })
+  const detail = 'A body may have 2048 bytes at most.'
+  t.match(answer.json(), { status: 413, code: 'body_too_large', detail })
 })
 
 t.test('what is no HTTP gets a problem too', async (t) => {
