@@ -12,7 +12,7 @@ import { AccountError, type AccountErrorCode } from '../adapters/identity/port.j
 import { StorageError, type StorageErrorCode } from '../adapters/storage/errors.js'
 import type { Problem } from '../schemas/problem.js'
 import { resources } from '../schemas/registry.js'
-import { ApiError, type PlainCode, type ProblemCode } from './problems.js'
+import { ApiError, type PlainCode, type ProblemCode, refusedValue } from './problems.js'
 import { describeViolation, isAboutNull, pointerOf } from './validator.js'
 import { withArticle, wordsOf } from './words.js'
 
@@ -106,15 +106,18 @@ function fromStorage(error: StorageError): ApiError {
   return new ApiError(known.code, known.detail(error, resource ? wordsOf(resource) : 'row'), extra)
 }
 
-const fromAccountCode: Record<AccountErrorCode, ProblemCode> = {
+const fromAccountCode: Record<Exclude<AccountErrorCode, 'email_refused'>, ProblemCode> = {
   email_taken: 'already_exists',
   email_busy: 'concurrent_change',
-  email_refused: 'validation_failed',
   password_refused: 'password_refused'
 }
 
 function fromAccount(error: AccountError): ApiError {
-  return new ApiError(fromAccountCode[error.code], error.message, { cause: error })
+  const { code, message } = error
+  if (code !== 'email_refused')
+    return new ApiError(fromAccountCode[code], message, { cause: error })
+  const detail = `is not accepted by the sign-in service (${message}): send another`
+  return refusedValue('body', '/email', detail, { cause: error })
 }
 
 function fromFastify(error: Partial<FastifyError>, mostBytes?: number): ApiError {

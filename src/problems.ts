@@ -293,13 +293,26 @@ export class ApiError extends Error {
   }
 }
 
+type Place = 'body' | 'query' | 'path'
+
 /** @throws ApiError */
 export function refuseValue(
-  place: 'body' | 'query' | 'path',
+  place: Place,
   pointer: string,
   detail: string,
-  code: ProblemCode = 'validation_failed'
+  code?: ProblemCode
 ): never {
+  throw refusedValue(place, pointer, detail, { code })
+}
+
+export function refusedValue(
+  place: Place,
+  pointer: string,
+  detail: string,
+  options: { readonly code?: ProblemCode | undefined; readonly cause?: unknown }
+): ApiError {
+  const { code = 'validation_failed', cause } = options
   const where = pointer ? `${place} ${pointer}` : place
-  throw new ApiError(code, `${where}: ${detail}.`, { errors: [{ in: place, pointer, detail }] })
+  const errors = [{ in: place, pointer, detail }]
+  return new ApiError(code, `${where}: ${detail}.`, { errors, cause })
 }

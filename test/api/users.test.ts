@@ -1,6 +1,9 @@
+import { randomUUID } from 'node:crypto'
 import t from 'tap'
+import { openLocalIdentity } from '../../adapters/identity/local.js'
+import { AccountError } from '../../adapters/identity/port.js'
 import { cheapHasher, testApi } from '../support/api.js'
-import { testStorages } from '../support/storages.js'
+import { memory, testStorages } from '../support/storages.js'
 
 for (const on of testStorages)
   t.test(`users on ${on.kind}`, { skip: on.skip }, async (t) => {
@@ -211,4 +214,36 @@ t.test('a slow change of a password does not undo what was decided meanwhile', a
   hashing = () => release()
   release()
   t.match((await slow).json(), { code: 'last_admin' })
+})
+
+t.test('an address that the sign-in service refuses is told as that', async (t) => {
+  const storage = await memory.open(t)
+  const local = await openLocalIdentity({ storage, secret: randomUUID(), hasher: cheapHasher })
+  const assertAccepted = ({ email = '' }) => {
+    if (email.endsWith('.invalid')) throw new AccountError('email_refused', 'Words of theirs')
+  }
+  const identity: typeof local = {
+    ...local,
+    createAccount: async (account) => {
+      assertAccepted(account)
+      return local.createAccount(account)
+    },
+    updateAccount: async (user, change) => {
+      assertAccepted(change)
+      return local.updateAccount(user, change)
+    }
+  }
+  const api = await testApi(t, { storage, identity })
+  const { send, password } = await api.register()
+  const email = 'bob@example.invalid'
+  for (const answer of [
+    await send('POST', '/users', { name: 'Bob', email, password }),
+    await send('PATCH', '/users/me', { email, current_password: password })
+  ]) {
+    const { code, detail, errors } = answer.json()
+    t.strictSame([answer.statusCode, code], [400, 'validation_failed'])
+    const why = 'is not accepted by the sign-in service (Words of theirs): send another'
+    t.strictSame(errors, [{ in: 'body', pointer: '/email', detail: why }])
+    t.equal(detail, `body /email: ${why}.`)
+  }
 })
