@@ -1,5 +1,6 @@
 import { Type } from '@sinclair/typebox'
 import { Line, TextId } from './fields.js'
+import { patterns } from './patterns.js'
 import { defineResource } from './resource.js'
 
 export const connections = defineResource({
@@ -14,7 +15,7 @@ export const connections = defineResource({
     status: Type.String({
       minLength: 1,
       maxLength: 64,
-      pattern: '\\S',
+      pattern: patterns.notBlank,
       default: 'connected',
       examples: ['connected']
     })

@@ -6,6 +6,7 @@ import {
   Type,
   TypeGuard
 } from '@sinclair/typebox'
+import { patterns } from './patterns.js'
 
 /**
  * The vocabulary of columns. Each builder carries an example, so that rows, requests and the
@@ -22,11 +23,11 @@ export const Uuid = (example = '019b76da-a800-7000-8000-000000000001') =>
 
 /** An id that a client may choose. Without one the server makes a prefix plus a UUIDv7. */
 export const TextId = (example: string) =>
-  Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$', examples: [example] })
+  Type.String({ maxLength: 128, pattern: patterns.textId, examples: [example] })
 
 /** Short text: 1 to `maxLength` code points, and not only spaces. */
 export const Line = (example: string, maxLength = 200) =>
-  Type.String({ minLength: 1, maxLength, pattern: '\\S', examples: [example] })
+  Type.String({ minLength: 1, maxLength, pattern: patterns.notBlank, examples: [example] })
 
 /** Free text of any length that fits the body limit; empty by default. */
 export const Text = (example: string) => Type.String({ default: '', examples: [example] })

@@ -1,5 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { Nullable, Uuid } from './fields.js'
+import { patterns } from './patterns.js'
 import { Problem } from './problem.js'
 import { object } from './resource.js'
 
@@ -7,13 +8,13 @@ import { object } from './resource.js'
 
 const prompt = Type.String({
   minLength: 1,
-  pattern: '\\S',
+  pattern: patterns.notBlank,
   description: 'What the model is asked.',
   examples: ['Write a greeting for a new customer.']
 })
 const model = Type.String({
-  // No spaces: a name goes into logs and totals, and must not be a place to put a text.
-  pattern: '^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$',
+  maxLength: 128,
+  pattern: patterns.modelName,
   description: "A model of the provider; the provider's default when absent.",
   examples: ['gpt-4o-mini']
 })
@@ -159,7 +160,7 @@ export const LlmEvents = Type.String({
 })
 
 const day = (description: string, example: string) =>
-  Type.String({ pattern: '^\\d{4}-\\d{2}-\\d{2}$', description, examples: [example] })
+  Type.String({ pattern: patterns.day, description, examples: [example] })
 
 export const LlmUsageQuery = Type.Object(
   {

@@ -321,8 +321,9 @@ function column(name: string, schema: TSchema): Column {
   return { name, kind, nullable, lowerCase, unbounded: isUnbounded(kind, type) }
 }
 
-function isUnbounded(kind: ColumnKind, { maxLength, pattern, format, enum: choices }: TSchema) {
-  const bound = maxLength ?? pattern ?? format ?? choices
+function isUnbounded(kind: ColumnKind, { maxLength, format, enum: choices }: TSchema) {
+  // A pattern may say how long a text is, but not so that this could be read.
+  const bound = maxLength ?? format ?? choices
   return kind === 'json' || (kind === 'text' && bound === undefined)
 }
 

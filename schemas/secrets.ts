@@ -1,5 +1,6 @@
 import { Type } from '@sinclair/typebox'
 import { Nullable, Timestamp } from './fields.js'
+import { patterns } from './patterns.js'
 import { defineResource } from './resource.js'
 
 export const secrets = defineResource({
@@ -13,8 +14,7 @@ export const secrets = defineResource({
         'Any letters, digits and signs but spaces, control characters, / and \\; not only one or two dots.',
       minLength: 1,
       maxLength: 128,
-      // No URL can end in one or two dots: they mean a folder.
-      pattern: '^(?!\\.{1,2}$)(?!.*\\p{C})[^\\s/\\\\]+$',
+      pattern: patterns.secretName,
       examples: ['SLACK_TOKEN']
     }),
     /** Base64: nonce (12 bytes), AES-256-GCM ciphertext, tag (16 bytes). */

@@ -1,5 +1,6 @@
 import { type Static, type TObject, type TSchema, Type } from '@sinclair/typebox'
 import type { FastifyInstance, FastifyReply, FastifyRequest, HTTPMethods } from 'fastify'
+import { patterns } from '../schemas/patterns.js'
 import { Problem } from '../schemas/problem.js'
 import type { Named, Role } from '../schemas/resource.js'
 import type { Account } from './accounts.js'
@@ -188,7 +189,7 @@ const idempotencyHeader = {
     Type.String({
       minLength: 1,
       maxLength: 255,
-      pattern: '^[ -~]*$',
+      pattern: patterns.printable,
       description:
         'Makes the request safe to repeat: it creates once, and is answered alike each time, or with 409 `already_created` where the first answer held a credential. Make a new one for each request, such as a UUID.'
     })

@@ -3,6 +3,7 @@ import dependent from 'ajv/dist/vocabularies/next.js'
 import formats from 'ajv-formats'
 import type { FastifyServerOptions } from 'fastify'
 import { toTimestamp } from '../adapters/storage/timestamp.js'
+import { patternsInWords } from '../schemas/patterns.js'
 
 /**
  * Bodies are JSON and mean what they say: `"5"` is no number and null no string. Paths and queries
@@ -154,10 +155,10 @@ export function describeViolation(
   if (keyword === 'additionalProperties') return 'is not a known field'
   if (keyword === 'format' && params.format === 'date-time')
     return 'is not a time between the years 1 and 9999, such as 2026-01-31T09:30:00Z'
-  if (keyword === 'pattern' && params.pattern === '\\S') return 'must not be blank'
   if (keyword === 'type' && params.type === 'boolean') return 'must be true or false'
   if (keyword === 'minProperties')
     return `must have at least ${params.limit} ${params.limit === 1 ? 'field' : 'fields'}`
   if (keyword === 'enum') return `must be one of ${(params.allowedValues as string[]).join(', ')}`
-  return message ?? 'is not valid'
+  const words = keyword === 'pattern' ? patternsInWords[params.pattern as string] : undefined
+  return words ?? message ?? 'is not valid'
 }

@@ -799,7 +799,8 @@ t.test('each fault of a field is told once', async (t) => {
   const admin = await (await testApi(t)).register()
   for (const [url, body, detail] of [
     ['/flows/f', { name, template_id: 5 }, 'must be string'],
-    ['/flows/f', { name, template_id: ' ' }, 'must match pattern'],
+    ['/flows/f', { name, template_id: ' ' }, 'may have only A-Z'],
+    ['/flows/f', { name, template_id: 'x'.repeat(129) }, 'must NOT have more than 128'],
     ['/secrets/S', { value: 'v', expires_at: 'soon' }, 'is not a time']
   ] as const) {
     const { errors } = (await admin.send('PUT', url, body)).json()

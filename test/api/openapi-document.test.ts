@@ -1,5 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
 import t from 'tap'
+import { patternsInWords } from '../../schemas/patterns.js'
 import { problems } from '../../src/problems.js'
 import { testApi } from '../support/api.js'
 import { type DocumentedOperation, documentOf, type Parameter } from '../support/openapi.js'
@@ -48,6 +49,16 @@ t.test('every operation has a name of its own, one tag and a summary', async (t)
       `${name} is used`
     )
   }
+})
+
+t.test('what a pattern of a request asks for can be said in words', async (t) => {
+  const { headers: _, ...components } = document.components
+  const patterns = [
+    ...JSON.stringify([document.paths, components]).matchAll(/"pattern":("[^"]+")/g)
+  ]
+  t.ok(patterns.length > 0)
+  for (const pattern of new Set(patterns.map(([, json]) => JSON.parse(json as string))))
+    t.type(patternsInWords[pattern], 'string', pattern)
 })
 
 t.test('an operation takes a token or says that it takes none, and can fail', async (t) => {
