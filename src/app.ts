@@ -6,10 +6,7 @@ import type { Redis } from 'ioredis'
 import type { Identity } from '../adapters/identity/port.js'
 import type { LlmProvider } from '../adapters/llm/port.js'
 import type { Storage } from '../adapters/storage/port.js'
-import { audit } from '../schemas/audit.js'
-import { connections } from '../schemas/connections.js'
 import type { Environment } from '../schemas/environment.js'
-import { templates } from '../schemas/templates.js'
 import { createAccounts } from './accounts.js'
 import { answerHeaders } from './answer-headers.js'
 import { createApiKeys } from './api-keys.js'
@@ -27,15 +24,10 @@ import { ApiError } from './problems.js'
 import { countingStore } from './rate-limit.js'
 import { shareRedis } from './redis.js'
 import { requireRole } from './route.js'
-import { apiKeyRoutes } from './routes/api-keys.js'
 import { authRoutes } from './routes/auth.js'
-import { executionRoutes } from './routes/executions.js'
-import { flowRoutes } from './routes/flows.js'
+import { everyResourceRoutes } from './routes/every-resource.js'
 import { llmRoutes } from './routes/llm.js'
-import { resourceRoutes } from './routes/resources.js'
-import { secretRoutes } from './routes/secrets.js'
 import { statusRoutes } from './routes/status.js'
-import { userRoutes } from './routes/users.js'
 import { setSecurityHeaders } from './security-headers.js'
 import { buildSerializer } from './serializer.js'
 import { arrivalTimes, mostSilenceMs, stopInOrder } from './sockets.js'
@@ -199,14 +191,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       const defence = createLoginDefence(shared)
       statusRoutes(api, { storage, version, stopping: options.stopping })
       authRoutes(api, { storage, identity, accounts, users, registration, defence })
-      userRoutes(api, { identity, users, defence })
-      apiKeyRoutes(api, apiKeys)
-      resourceRoutes(api, templates)
-      flowRoutes(api)
-      executionRoutes(api)
-      resourceRoutes(api, connections)
-      secretRoutes(api, keyring)
-      resourceRoutes(api, audit)
+      everyResourceRoutes(api, { identity, users, defence, apiKeys, keyring })
       llmRoutes(api, { env, storage, providers: options.providers ?? [] })
     },
     { prefix: '/api' }

@@ -1,7 +1,15 @@
 import type { HTTPMethods } from 'fastify'
 import t from 'tap'
 import type { Storage } from '../../adapters/storage/port.js'
+import type { AnyResource, Operation } from '../../schemas/resource.js'
+import { plainResources } from '../../src/routes/every-resource.js'
 import { testApi } from '../support/api.js'
+import {
+  absentKey,
+  sampleBody,
+  sampleChange,
+  sampleReplacement
+} from '../support/plain-resources.js'
 import { routesOf } from '../support/routes.js'
 import { createWorld, type World } from '../support/sample-requests.js'
 import { scriptedProvider } from '../support/scripted-provider.js'
@@ -23,12 +31,11 @@ interface Counted {
  * Every route, in an order in which all succeed. A call is one exchange with every storage, as
  * `test/contract/round-trips.test.ts` sees to. Whoever makes a route ask more says so here.
  */
-function requests({ execution, apiKey, viewer, admin, other }: World): Counted[] {
+function requests({ samples, execution, apiKey, viewer, admin, other }: World): Counted[] {
   const { email, password, refreshToken } = other
   const named = { name: 'N' }
   const key = { 'idempotency-key': 'once' }
   const ask = { prompt: 'Hi', provider: 'scripted' }
-  const connection = { provider: 'p', category: 'c', account: 'b' }
   const user = { ...named, email: `u-${admin.email}`, password: 'long enough', role: 'editor' }
   const registration = {
     ...named,
@@ -41,17 +48,15 @@ function requests({ execution, apiKey, viewer, admin, other }: World): Counted[]
     { method: 'GET', url: '/ready', calls: 'ping' },
     { method: 'GET', url: '/openapi.json', calls: '' },
 
-    { method: 'GET', url: '/templates/t', calls: 'get' },
-    { method: 'GET', url: '/templates', calls: 'list' },
+    ...plainResources.flatMap((resource) => plainRequests(resource, samples)),
+
     { method: 'GET', url: '/templates?limit=1&count=exact', calls: 'list' },
-    { method: 'POST', url: '/templates', body: named, calls: 'commit' },
     { method: 'POST', url: '/templates', body: named, headers: key, calls: 'get commit' },
     { method: 'POST', url: '/templates', body: named, headers: key, calls: 'get' },
     { method: 'PATCH', url: '/templates/t', body: named, calls: 'get commit' },
     { method: 'PATCH', url: '/templates/t', body: named, calls: 'get' },
     { method: 'PUT', url: '/templates/put', body: named, calls: 'get commit' },
     { method: 'PUT', url: '/templates/put', body: { name: 'M' }, calls: 'get get commit' },
-    { method: 'DELETE', url: '/templates/put', calls: 'commit' },
     { method: 'POST', url: '/templates/t/flows', body: named, calls: 'get commit' },
 
     { method: 'GET', url: '/flows/f', calls: 'get' },
@@ -73,20 +78,11 @@ function requests({ execution, apiKey, viewer, admin, other }: World): Counted[]
       calls: 'get commit'
     },
 
-    { method: 'GET', url: '/connections', calls: 'list' },
-    { method: 'GET', url: '/connections/c', calls: 'get' },
-    { method: 'POST', url: '/connections', body: connection, calls: 'commit' },
-    { method: 'PUT', url: '/connections/put', body: connection, calls: 'get commit' },
-    { method: 'PATCH', url: '/connections/c', body: { account: 'b' }, calls: 'get commit' },
-    { method: 'DELETE', url: '/connections/put', calls: 'commit' },
-
     { method: 'GET', url: '/secrets', calls: 'list' },
     { method: 'GET', url: '/secrets/S', calls: 'get' },
     { method: 'POST', url: '/secrets', body: { name: 'NEW', value: 'v' }, calls: 'commit' },
     { method: 'PUT', url: '/secrets/PUT', body: { value: 'v' }, calls: 'get commit' },
     { method: 'DELETE', url: '/secrets/PUT', calls: 'commit' },
-
-    { method: 'GET', url: '/audit', calls: 'list' },
 
     // Usage is stored now and then, for many calls at once, and before it is read.
     { method: 'POST', url: '/llm/complete', body: ask, calls: '' },
@@ -139,6 +135,35 @@ function requests({ execution, apiKey, viewer, admin, other }: World): Counted[]
     },
     { method: 'POST', url: '/auth/logout', calls: 'commit', callsOnSupabase: '' }
   ]
+}
+
+/** Those of plain routes. */
+function plainRequests(resource: AnyResource, samples: World['samples']): Counted[] {
+  const all = `/${resource.path}`
+  const one = `${all}/${samples[resource.name]}`
+  const requests: Record<Operation, () => Counted> = {
+    list: () => ({ method: 'GET', url: all, calls: 'list' }),
+    get: () => ({ method: 'GET', url: one, calls: 'get' }),
+    create() {
+      const body = {
+        ...sampleBody(resource),
+        ...(resource.keys === 'given' ? { [resource.key]: 'made' } : {})
+      }
+      return { method: 'POST', url: all, body, calls: 'commit' }
+    },
+    replace() {
+      const url = `${all}/${absentKey(resource)}`
+      return { method: 'PUT', url, body: sampleReplacement(resource), calls: 'get commit' }
+    },
+    update: () => ({
+      method: 'PATCH',
+      url: one,
+      body: sampleChange(resource),
+      calls: 'get commit'
+    }),
+    delete: () => ({ method: 'DELETE', url: one, calls: 'commit' })
+  }
+  return (resource.access?.operations ?? []).map((operation) => requests[operation]())
 }
 
 for (const on of testStorages)

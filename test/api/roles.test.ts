@@ -1,8 +1,23 @@
 import { randomBytes } from 'node:crypto'
 import fastify from 'fastify'
 import t from 'tap'
+import {
+  type Access,
+  type AnyResource,
+  includesRole,
+  type Operation,
+  type Role,
+  roles
+} from '../../schemas/resource.js'
 import { requireRole } from '../../src/route.js'
+import { plainResources } from '../../src/routes/every-resource.js'
 import { type Person, type Send, testApi } from '../support/api.js'
+import {
+  sampleBody,
+  sampleChange,
+  sampleReplacement,
+  storeSamples
+} from '../support/plain-resources.js'
 import { routesOf } from '../support/routes.js'
 import { testStorages } from '../support/storages.js'
 
@@ -32,6 +47,8 @@ const forAdmins: Expected = [401, 403, 403, 200, 200]
 
 /** Every route of the API: one that is missing here fails the test. */
 const table: Readonly<Record<string, Row>> = {
+  ...Object.fromEntries(plainResources.flatMap(rowsOf)),
+
   'GET /api/health': { expected: [200, 200, 200, 200, 200] },
   'GET /api/ready': { expected: [200, 200, 200, 200, 200] },
   'GET /api/openapi.json': { expected: [200, 200, 200, 200, 200] },
@@ -73,16 +90,6 @@ const table: Readonly<Record<string, Row>> = {
     expected: [401, 403, 403, 200, 404]
   },
 
-  'GET /api/templates': { expected: read },
-  'POST /api/templates': { body: { name: 'T' }, expected: create },
-  'GET /api/templates/:id': { params: one, expected: readOne },
-  'PUT /api/templates/:id': {
-    params: one,
-    body: { name: 'T' },
-    expected: [401, 403, 200, 200, 201]
-  },
-  'PATCH /api/templates/:id': { params: one, body: { name: 'U' }, expected: change },
-  'DELETE /api/templates/:id': { params: { id: 'spare' }, expected: remove },
   'POST /api/templates/:id/flows': { params: one, body: {}, expected: [401, 403, 201, 201, 404] },
 
   'GET /api/flows': { expected: read },
@@ -103,20 +110,6 @@ const table: Readonly<Record<string, Row>> = {
     expected: change
   },
 
-  'GET /api/connections': { expected: read },
-  'POST /api/connections': {
-    body: { provider: 'p', category: 'c', account: 'a' },
-    expected: create
-  },
-  'GET /api/connections/:id': { params: one, expected: readOne },
-  'PUT /api/connections/:id': {
-    params: one,
-    body: { provider: 'p', category: 'c', account: 'a' },
-    expected: [401, 403, 200, 200, 201]
-  },
-  'PATCH /api/connections/:id': { params: one, body: { account: 'b' }, expected: change },
-  'DELETE /api/connections/:id': { params: { id: 'spare' }, expected: remove },
-
   'GET /api/secrets': { expected: read },
   'POST /api/secrets': { body: { name: '{unique}', value: 'v' }, expected: create },
   'GET /api/secrets/:name': { params: { name: 'one' }, expected: readOne },
@@ -126,8 +119,6 @@ const table: Readonly<Record<string, Row>> = {
     expected: [401, 403, 200, 200, 201]
   },
   'DELETE /api/secrets/:name': { params: { name: 'spare' }, expected: remove },
-
-  'GET /api/audit': { expected: forAdmins },
 
   // 503: there is no provider. 400: there is no prompt. Either way, the route was reached.
   'POST /api/llm/complete': { body: { prompt: 'Hi' }, expected: [401, 403, 503, 503, 503] },
@@ -144,17 +135,53 @@ function unique(): string {
 
 /** What the rows of the table talk about, in the admin's tenant. */
 async function prepare({ send }: Person): Promise<Readonly<Record<string, string>>> {
+  await send('PUT', '/templates/one', { name: 'T' })
   for (const id of ['one', 'spare']) {
-    await send('PUT', `/templates/${id}`, { name: 'T' })
     await send('PUT', `/flows/${id}`, { name: 'F', status: 'draft' })
-    await send('PUT', `/connections/${id}`, { provider: 'p', category: 'c', account: 'a' })
     await send('PUT', `/secrets/${id}`, { value: 'v' })
   }
   const email = `${unique()}@example.com`
   const user = await send('POST', '/users', { name: 'U', email, password: 'a good password' })
   const execution = await send('POST', '/flows/one/executions', {})
   const key = await send('POST', '/api-keys', { name: 'K' })
-  return { '{user}': user.json().id, '{execution}': execution.json().id, '{key}': key.json().id }
+  const samples = Object.entries(await storeSamples(send)).map(([name, id]) => [`{${name}}`, id])
+  return {
+    ...Object.fromEntries(samples),
+    '{user}': user.json().id,
+    '{execution}': execution.json().id,
+    '{key}': key.json().id
+  }
+}
+
+/** What follows for the plain routes of a resource from who may read and write it. */
+function rowsOf(resource: AnyResource): [string, Row][] {
+  const { name, path, key, keys } = resource
+  const { read, write, operations } = resource.access as Access
+  const allowed = (role: Role, status: number, stranger = status): Expected => {
+    const [viewer, editor, admin] = roles.map((own) => (includesRole(own, role) ? status : 403))
+    return [401, viewer as number, editor as number, admin as number, stranger]
+  }
+  const all = `/api/${path}`
+  const one = `${all}/:${key}`
+  const params = { [key]: `{${name}}` }
+  const rows: Record<Operation, () => [string, Row]> = {
+    list: () => [`GET ${all}`, { expected: allowed(read, 200) }],
+    get: () => [`GET ${one}`, { params, expected: allowed(read, 200, 404) }],
+    create() {
+      const body = { ...sampleBody(resource), ...(keys === 'given' ? { [key]: '{unique}' } : {}) }
+      return [`POST ${all}`, { body, expected: allowed(write, 201) }]
+    },
+    replace() {
+      const body = sampleReplacement(resource)
+      return [`PUT ${one}`, { params, body, expected: allowed(write, 200, 201) }]
+    },
+    update() {
+      const body = sampleChange(resource)
+      return [`PATCH ${one}`, { params, body, expected: allowed(write, 200, 404) }]
+    },
+    delete: () => [`DELETE ${one}`, { params, expected: allowed(write, 204, 404) }]
+  }
+  return operations.map((operation) => rows[operation]())
 }
 
 async function call(send: Send, route: string, row: Row, ids: Readonly<Record<string, string>>) {
@@ -190,19 +217,29 @@ for (const on of testStorages)
     }
   })
 
+t.test('who reads and writes plain resources is as was decided', async (t) => {
+  const operations: Operation[] = ['list', 'get', 'create', 'replace', 'update', 'delete']
+  for (const [name, decided] of Object.entries({
+    templates: { read: 'viewer', write: 'editor', operations },
+    connections: { read: 'viewer', write: 'editor', operations },
+    audit: { read: 'admin', write: 'admin', operations: ['list'] }
+  }))
+    t.strictSame(plainResources.find((resource) => resource.name === name)?.access, decided, name)
+})
+
 t.test('only the pages of the documentation are open without saying so', async (t) => {
   const app = fastify()
-  const roles: Record<string, unknown> = {}
+  const found: Record<string, unknown> = {}
   const handler = async () => 'seen'
   app.addHook('onRoute', requireRole)
   app.addHook('onRoute', ({ url, config }) => {
-    roles[url] = config?.role
+    found[url] = config?.role
   })
   for (const url of ['/api/docs', '/api/docs/*']) app.get(url, handler)
   for (const url of ['/api/docsets', '/api/docs/own'])
     app.get(url, { config: { role: 'viewer' } }, handler)
   t.throws(() => app.get('/api/docsets/:id', handler), /does not state its role/)
-  t.match(roles, {
+  t.match(found, {
     '/api/docs': 'anyone',
     '/api/docs/*': 'anyone',
     '/api/docsets': 'viewer',

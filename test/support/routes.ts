@@ -16,5 +16,5 @@ export function routesOf(app: FastifyInstance): string[] {
       above.splice(depth, above.length, part)
       return methods.split(', ').map((method) => `${method} ${above.join('')}`)
     })
-  return routes.filter((route) => !/^$|^HEAD|^ | \/api\/docs/.test(route))
+  return routes.filter((route) => !/^$|^HEAD|^ | \/api\/docs(\/|$)/.test(route))
 }

@@ -1,6 +1,19 @@
+import type { StorageErrorCode } from '../../adapters/storage/errors.js'
 import { ACROSS_TENANTS, type Storage, type TenantId } from '../../adapters/storage/port.js'
+import type { AnyResource, Operation } from '../../schemas/resource.js'
 import { users } from '../../schemas/users.js'
+import { plainResources } from '../../src/routes/every-resource.js'
 import type { Person, TestApi } from './api.js'
+import {
+  absentKey,
+  canContradict,
+  isHeld,
+  operationIdOf,
+  sampleBody,
+  sampleChange,
+  sampleReplacement,
+  storeSamples
+} from './plain-resources.js'
 import { brokenCommit } from './troubled-storage.js'
 
 /** A tenant with a row of everything. */
@@ -10,6 +23,8 @@ export interface World {
   readonly viewer: Person
   /** A second admin, so that the first can go. */
   readonly other: Person
+  /** The key of a row of each plain resource that nothing refers to. */
+  readonly samples: Readonly<Record<string, string>>
   readonly execution: string
   readonly apiKey: string
 }
@@ -34,10 +49,19 @@ export async function createWorld(api: TestApi): Promise<World> {
   await send('PUT', '/templates/t', { name: 'T', definition: { steps: [] } })
   await send('PUT', '/flows/f', { name: 'F', template_id: 't' })
   await send('PUT', '/connections/c', { provider: 'p', category: 'c', account: 'a' })
+  const samples = await storeSamples(send)
   await send('PUT', '/secrets/S', { value: 'hidden' })
   const execution = await send('POST', '/flows/f/executions', { input: { a: 1 } })
   const apiKey = await send('POST', '/api-keys', { name: 'K' })
-  return { api, admin, viewer, other, execution: execution.json().id, apiKey: apiKey.json().id }
+  return {
+    api,
+    admin,
+    viewer,
+    other,
+    samples,
+    execution: execution.json().id,
+    apiKey: apiKey.json().id
+  }
 }
 
 const nobody = '019b76da-a800-7000-8000-00000000dead'
@@ -60,6 +84,8 @@ const taken = (resource: string, key: string, field: string) =>
  * reason of its own. What follows from the method, the role or the path is not repeated here.
  */
 export const samples: Readonly<Record<string, Sample>> = {
+  ...Object.fromEntries(plainResources.flatMap(plainSamples)),
+
   getHealth: () => ({ 200: { url: '/health' } }),
   getReadiness: () => ({
     200: { url: '/ready' },
@@ -174,28 +200,6 @@ export const samples: Readonly<Record<string, Sample>> = {
     412: { url: `/api-keys/${apiKey}/rotate`, body: {}, headers: lateVersion }
   }),
 
-  listTemplates: () => pages('/templates'),
-  createTemplate: () => ({
-    201: { url: '/templates', body: { name: 'New', description: 'D' } },
-    422: keyUsed('/templates', { name: 'New' }, { name: 'First' }),
-    409: { url: '/templates', body: { id: 't', name: 'Taken' } }
-  }),
-  getTemplate: () => ({ 200: { url: '/templates/t' }, 404: { url: '/templates/absent' } }),
-  replaceTemplate: () => ({
-    200: { url: '/templates/t', body: { name: 'Replaced' } },
-    201: { url: '/templates/new', body: { name: 'New' } },
-    409: {
-      url: '/templates/fought-over',
-      body: { name: 'New' },
-      storage: taken('templates', 'fought-over', 'id')
-    },
-    412: { url: '/templates/t', body: { name: 'Late' }, headers: lateVersion }
-  }),
-  updateTemplate: () => ({
-    200: { url: '/templates/t', body: { name: 'Renamed' } },
-    404: { url: '/templates/absent', body: { name: 'Renamed' } },
-    412: { url: '/templates/t', body: { name: 'Late' }, headers: lateVersion }
-  }),
   deleteTemplate: ({ admin }) => ({
     204: { url: '/templates/t', before: () => admin.send('DELETE', '/flows/f') },
     404: { url: '/templates/absent' },
@@ -265,40 +269,6 @@ export const samples: Readonly<Record<string, Sample>> = {
     }
   }),
 
-  listConnections: () => pages('/connections'),
-  createConnection: () => {
-    const body = { provider: 'p', category: 'c', account: 'a' }
-    return {
-      201: { url: '/connections', body },
-      422: keyUsed('/connections', body, { account: 'other' }),
-      409: { url: '/connections', body: { ...body, id: 'c' } }
-    }
-  },
-  getConnection: () => ({ 200: { url: '/connections/c' }, 404: { url: '/connections/absent' } }),
-  replaceConnection: () => {
-    const body = { provider: 'p', category: 'c', account: 'other' }
-    return {
-      200: { url: '/connections/c', body },
-      201: { url: '/connections/new', body },
-      409: {
-        url: '/connections/fought-over',
-        body,
-        storage: taken('connections', 'fought-over', 'id')
-      },
-      412: { url: '/connections/c', body, headers: lateVersion }
-    }
-  },
-  updateConnection: () => ({
-    200: { url: '/connections/c', body: { status: 'expired' } },
-    404: { url: '/connections/absent', body: { status: 'expired' } },
-    412: { url: '/connections/c', body: { status: 'expired' }, headers: lateVersion }
-  }),
-  deleteConnection: () => ({
-    204: { url: '/connections/c' },
-    404: { url: '/connections/absent' },
-    412: { url: '/connections/c', headers: lateVersion }
-  }),
-
   listSecrets: () => pages('/secrets'),
   createSecret: () => ({
     201: { url: '/secrets', body: { name: 'NEW', value: 'v', expires_at: null } },
@@ -321,8 +291,6 @@ export const samples: Readonly<Record<string, Sample>> = {
     404: { url: '/secrets/ABSENT' },
     412: { url: '/secrets/S', headers: lateVersion }
   }),
-
-  listAuditEntries: () => pages('/audit'),
 
   complete: () => ({
     200: { url: '/llm/complete', body: ask('Hi') },
@@ -355,6 +323,55 @@ export const samples: Readonly<Record<string, Sample>> = {
       before: () => admin.send('POST', '/llm/complete', ask('Hi'))
     }
   })
+}
+
+/** Those of plain routes. */
+function plainSamples(resource: AnyResource): [string, Sample][] {
+  const { name, path, key, access } = resource
+  const all = `/${path}`
+  const absent = `${all}/${absentKey(resource)}`
+  const one = (world: World) => `${all}/${world.samples[name]}`
+  const broken = (code: StorageErrorCode) =>
+    brokenCommit(code, { resource: name, key, fields: [key] })
+  const ofEach: Record<Operation, Sample> = {
+    list: () => pages(all),
+    get: (world) => ({ 200: { url: one(world) }, 404: { url: absent } }),
+    create() {
+      const body = sampleBody(resource)
+      return {
+        201: { url: all, body },
+        409: { url: all, body, storage: broken('conflict') },
+        422: keyUsed(all, body, sampleChange(resource))
+      }
+    },
+    replace(world) {
+      const body = sampleReplacement(resource)
+      return {
+        200: { url: one(world), body },
+        201: { url: absent, body },
+        409: { url: absent, body, storage: broken('conflict') },
+        412: { url: one(world), body, headers: lateVersion }
+      }
+    },
+    update(world) {
+      const body = sampleChange(resource)
+      const contradiction = { url: one(world), body, storage: broken('conflict') }
+      return {
+        200: { url: one(world), body },
+        404: { url: absent, body },
+        412: { url: one(world), body, headers: lateVersion },
+        ...(canContradict(resource) ? { 409: contradiction } : {})
+      }
+    },
+    delete: (world) => ({
+      204: { url: one(world) },
+      404: { url: absent },
+      412: { url: one(world), headers: lateVersion },
+      ...(isHeld(resource) ? { 409: { url: one(world), storage: broken('reference_in_use') } } : {})
+    })
+  }
+  const operations = access?.operations ?? []
+  return operations.map((each) => [operationIdOf(resource, each), ofEach[each]])
 }
 
 /** The body of a call of the provider that does what its prompts say. */

@@ -1,0 +1,74 @@
+import type { TSchema } from '@sinclair/typebox'
+import { patterns } from '../../schemas/patterns.js'
+import { resources } from '../../schemas/registry.js'
+import type { AnyResource, Operation } from '../../schemas/resource.js'
+import { plainResources } from '../../src/routes/every-resource.js'
+import { pluralOf } from '../../src/words.js'
+import type { Send } from './api.js'
+
+/**
+ * What tests of every route need of a resource whose routes are plain: it follows from the
+ * declaration, so that a new one needs no line in them.
+ */
+
+/** Names of fields, and values of them. */
+export type Body = Readonly<Record<string, unknown>>
+
+/** The example of its declaration, without what would have to be there first. */
+export function sampleBody({ create, references }: AnyResource): Body {
+  const [example] = create.examples as [Body]
+  const held = new Set(references.map(({ field }) => field))
+  return Object.fromEntries(Object.entries(example).filter(([name]) => !held.has(name)))
+}
+
+/** The same as a PUT has it, whose address names the row. */
+export function sampleReplacement(resource: AnyResource): Body {
+  const { [resource.key]: _, ...body } = sampleBody(resource)
+  return body
+}
+
+/** A value of one field that is not the sample's. */
+export function sampleChange({ name, update }: AnyResource): Body {
+  const found = Object.entries(update.properties).find(([, schema]) => takesAnyText(schema))
+  if (!found) throw new Error(`No field of ${name} takes any text: write its requests by hand`)
+  return { [found[0]]: 'Another' }
+}
+
+function takesAnyText({ type, format, enum: choices, pattern }: TSchema): boolean {
+  return type === 'string' && !format && !choices && (!pattern || pattern === patterns.notBlank)
+}
+
+/** A key that no row has. */
+export function absentKey({ keys }: AnyResource): string {
+  return keys === 'uuid' ? '019b76da-a800-7000-8000-00000000dead' : 'absent'
+}
+
+/** Stores a sample of each, and gives their keys by the names of the resources. */
+export async function storeSamples(send: Send): Promise<Readonly<Record<string, string>>> {
+  const stored: Record<string, string> = {}
+  for (const resource of plainResources) {
+    if (!resource.access?.operations.includes('create')) continue
+    const body = sampleBody(resource)
+    const answer = await send('POST', `/${resource.path}`, body)
+    stored[resource.name] = (body[resource.key] ?? answer.json()[resource.key]) as string
+  }
+  return stored
+}
+
+/** As the document names it. */
+export function operationIdOf({ view }: AnyResource, operation: Operation): string {
+  return operation + (operation === 'list' ? pluralOf(view.$id) : view.$id)
+}
+
+/** Whether rows can be in the way of deleting one of these. */
+export function isHeld({ name }: AnyResource): boolean {
+  return resources.some(({ references }) =>
+    references.some(({ to, onDelete }) => to === name && onDelete === 'restrict')
+  )
+}
+
+/** Whether a change of one can contradict other rows. */
+export function canContradict({ unique, references, update }: AnyResource): boolean {
+  const fields = [...unique.flatMap((each) => each.fields), ...references.map(({ field }) => field)]
+  return fields.some((field) => field in update.properties)
+}
