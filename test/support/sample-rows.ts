@@ -180,7 +180,7 @@ function sampleValue(schema: TSchema, n: number): unknown {
     case 'string':
       return sampleText(schema, n)
     case 'integer':
-      return ((schema.minimum as number | undefined) ?? 0) + n
+      return sampleInteger(schema, n)
     case 'number':
       return n + 0.5
     case 'boolean':
@@ -190,6 +190,11 @@ function sampleValue(schema: TSchema, n: number): unknown {
     default:
       return { n, nothing: null, list: [n, 'é \u{1F600}', {}] }
   }
+}
+
+/** From the least on, and again from there after the greatest. */
+function sampleInteger({ minimum = 0, maximum = Infinity }: TSchema, n: number): number {
+  return Number(minimum) + (n % (Number(maximum) - Number(minimum) + 1))
 }
 
 function sampleText(schema: TSchema, n: number): string {
