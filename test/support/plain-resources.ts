@@ -29,13 +29,23 @@ export function sampleReplacement(resource: AnyResource): Body {
 
 /** A value of one field that is not the sample's. */
 export function sampleChange({ name, update }: AnyResource): Body {
-  const found = Object.entries(update.properties).find(([, schema]) => takesAnyText(schema))
-  if (!found) throw new Error(`No field of ${name} takes any text: write its requests by hand`)
-  return { [found[0]]: 'Another' }
+  for (const [field, schema] of Object.entries(update.properties)) {
+    const value = otherThanExample(schema)
+    if (value !== undefined) return { [field]: value }
+  }
+  throw new Error(`Of no field of ${name} another value than the example is known`)
 }
 
-function takesAnyText({ type, format, enum: choices, pattern }: TSchema): boolean {
-  return type === 'string' && !format && !choices && (!pattern || pattern === patterns.notBlank)
+function otherThanExample(schema: TSchema): unknown {
+  const [example] = (schema.examples ?? []) as unknown[]
+  const choices = schema.enum as unknown[] | undefined
+  if (choices) return choices.find((choice) => choice !== example)
+  if (schema.type === 'boolean') return !example
+  return takesAnyText(schema) ? 'Another' : undefined
+}
+
+function takesAnyText({ type, format, pattern }: TSchema): boolean {
+  return type === 'string' && !format && (!pattern || pattern === patterns.notBlank)
 }
 
 /** A key that no row has. */
