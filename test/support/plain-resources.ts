@@ -44,8 +44,8 @@ function otherThanExample(schema: TSchema): unknown {
   return takesAnyText(schema) ? 'Another' : undefined
 }
 
-function takesAnyText({ type, format, pattern }: TSchema): boolean {
-  return type === 'string' && !format && (!pattern || pattern === patterns.notBlank)
+function takesAnyText({ type, format, pattern, enum: choices }: TSchema): boolean {
+  return type === 'string' && !format && !choices && (!pattern || pattern === patterns.notBlank)
 }
 
 /** A key that no row has. */
@@ -53,16 +53,27 @@ export function absentKey({ keys }: AnyResource): string {
   return keys === 'uuid' ? '019b76da-a800-7000-8000-00000000dead' : 'absent'
 }
 
-/** Stores a sample of each, and gives their keys by the names of the resources. */
-export async function storeSamples(send: Send): Promise<Readonly<Record<string, string>>> {
+/**
+ * Stores a sample of each, and gives their keys by the names of the resources.
+ * @param text of every field that takes any, so that it can be told whose the rows are.
+ */
+export async function storeSamples(
+  send: Send,
+  text?: string
+): Promise<Readonly<Record<string, string>>> {
   const stored: Record<string, string> = {}
   for (const resource of plainResources) {
     if (!resource.access?.operations.includes('create')) continue
-    const body = sampleBody(resource)
+    const body = { ...sampleBody(resource), ...(text ? textsOf(resource, text) : {}) }
     const answer = await send('POST', `/${resource.path}`, body)
     stored[resource.name] = (body[resource.key] ?? answer.json()[resource.key]) as string
   }
   return stored
+}
+
+function textsOf({ create }: AnyResource, text: string): Body {
+  const fields = Object.entries(create.properties).filter(([, schema]) => takesAnyText(schema))
+  return Object.fromEntries(fields.map(([name]) => [name, text]))
 }
 
 /** As the document names it. */

@@ -6,6 +6,7 @@ import { roles } from '../../../schemas/resource.js'
 import { users } from '../../../schemas/users.js'
 import { type Send, type TestApi, testApi } from '../../support/api.js'
 import { type ApiDocument, documentOf, type Parameter } from '../../support/openapi.js'
+import { storeSamples } from '../../support/plain-resources.js'
 import { createWorld, samples } from '../../support/sample-requests.js'
 import { scriptedProvider } from '../../support/scripted-provider.js'
 import { snapshotOf } from '../../support/snapshot.js'
@@ -129,11 +130,7 @@ async function createVictim(api: TestApi, document: ApiDocument) {
   for (const n of [1, 2]) {
     await send('PUT', `/templates/theirs-t${n}`, { name: MARK, definition: { [MARK]: MARK } })
     await send('PUT', `/flows/theirs-f${n}`, { name: MARK, template_id: `theirs-t${n}` })
-    await send('PUT', `/connections/theirs-c${n}`, {
-      provider: MARK,
-      category: MARK,
-      account: MARK
-    })
+    await storeSamples(send, MARK)
     await send('PUT', `/secrets/theirs-S${n}`, { value: MARK })
     await send('POST', `/flows/theirs-f1/executions`, { input: MARK })
     await send('POST', '/api-keys', { name: MARK })
