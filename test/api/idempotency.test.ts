@@ -8,8 +8,10 @@ import { ACROSS_TENANTS, type Storage, type TenantId } from '../../adapters/stor
 import { idempotencyKeys } from '../../schemas/idempotency-keys.js'
 import { users } from '../../schemas/users.js'
 import { createKeyring, type EncryptionKey } from '../../src/encryption.js'
+import { plainResources } from '../../src/routes/every-resource.js'
 import { cheapHasher, type Person, type Send, testApi } from '../support/api.js'
 import { passTime } from '../support/pass-time.js'
+import { sampleBody } from '../support/plain-resources.js'
 import { testStorages } from '../support/storages.js'
 import { brokenCommit, overtaken, troubledStorage } from '../support/troubled-storage.js'
 
@@ -42,12 +44,18 @@ const creations: readonly {
   { url: '/templates/t/flows', body: {}, change: ['PATCH', { name: 'Changed' }] },
   { url: '/flows', body: { name: 'F', template_id: 't' }, change: ['PUT', { name: 'Changed' }] },
   { url: '/flows/f/executions', body: { input: [1] }, change: ['PATCH', { status: 'running' }] },
-  { url: '/connections', body: { provider: 'p', category: 'c', account: 'a' }, change: ['DELETE'] },
   {
     url: '/secrets',
     body: { name: 'S', value: 'hidden', expires_at: '2999-01-31T10:00:00+02:00' },
     change: ['PUT', { value: 'other' }]
-  }
+  },
+  ...plainResources
+    .filter(({ access }) => access?.operations.includes('create'))
+    .map((resource) => ({
+      url: `/${resource.path}`,
+      body: sampleBody(resource),
+      change: ['DELETE'] as const
+    }))
 ]
 
 for (const on of testStorages)
