@@ -59,6 +59,8 @@ const FLUSH_MS = 10_000
 const MOST_MODELS = 100
 /** For a tenant and day, over its users: an admin makes as many API keys, which count as users. */
 const MOST_MODELS_OF_TENANT = 2000
+/** Of each of them all the same, whatever the others ask for. */
+const LEAST_MODELS = 10
 const OTHER_MODELS = 'other'
 /** Totals in one report, which is made in memory. */
 const MOST_REPORTED = 10_000
@@ -122,7 +124,8 @@ export function createUsage({ storage, warn, now = () => new Date() }: UsageOpti
     const known = models.get(owner) ?? new Set<string>()
     if (known.has(model)) return model
     const ofTenant = modelsOfTenant.get(tenant) ?? 0
-    if (known.size >= MOST_MODELS || ofTenant >= MOST_MODELS_OF_TENANT) return OTHER_MODELS
+    const most = ofTenant < MOST_MODELS_OF_TENANT ? MOST_MODELS : LEAST_MODELS
+    if (known.size >= most) return OTHER_MODELS
     models.set(owner, known.add(model))
     modelsOfTenant.set(tenant, ofTenant + 1)
     return model
