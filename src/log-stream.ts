@@ -70,8 +70,8 @@ function patienceWith(mostMs: number): (unwritten: number) => boolean {
   let least = Number.POSITIVE_INFINITY
   let since = 0
   return (unwritten) => {
-    if (unwritten < least) since = Date.now()
+    if (unwritten < least) since = performance.now()
     least = Math.min(least, unwritten)
-    return Date.now() - since < mostMs
+    return performance.now() - since < mostMs
   }
 }

@@ -26,8 +26,8 @@ export async function refuseOverload(app: FastifyInstance, limits: Limits): Prom
 
   function refuse(_request: FastifyRequest, _reply: FastifyReply, measure: string, value?: number) {
     refused++
-    if (Date.now() >= saysNext) {
-      saysNext = Date.now() + LOG_EVERY_MS
+    if (performance.now() >= saysNext) {
+      saysNext = performance.now() + LOG_EVERY_MS
       app.log.warn({ measure, value, refused }, 'overloaded: refusing requests')
       refused = 0
     }

@@ -131,10 +131,10 @@ function followKeys(url: string, headers: Readonly<Record<string, string>>, time
     cooldownDuration: KEYS_COOLDOWN_MS,
     cacheMaxAge: Number.POSITIVE_INFINITY
   })
-  let fetchedAt = Date.now()
+  let fetchedAt = performance.now()
   return (...token: Parameters<typeof keys>) => {
-    if (Date.now() - fetchedAt > KEYS_FRESH_MS) {
-      fetchedAt = Date.now()
+    if (performance.now() - fetchedAt > KEYS_FRESH_MS) {
+      fetchedAt = performance.now()
       keys.reload().catch(() => {})
     }
     return keys(...token)

@@ -31,6 +31,7 @@ export interface SqliteOptions {
 interface Member {
   readonly tenant: TenantId
   readonly changes: readonly DriverChange[]
+  /** By `performance.now`, which nobody puts back. */
   readonly deadline: number
   readonly resolve: (rows: (DriverRow | null)[]) => void
   readonly reject: (error: unknown) => void
@@ -190,7 +191,7 @@ export function openSqlite(options: SqliteOptions): Driver {
 
     apply(tenant, changes) {
       return new Promise((resolve, reject) => {
-        const deadline = Date.now() + lockTimeout
+        const deadline = performance.now() + lockTimeout
         queue.push({ tenant, changes, deadline, resolve, reject })
         flushing ??= flush()
       })
@@ -227,7 +228,7 @@ export function openSqlite(options: SqliteOptions): Driver {
 
 /** Answers those who have waited long enough for the lock, and returns the others. */
 function rejectLate(members: readonly Member[]): Member[] {
-  const now = Date.now()
+  const now = performance.now()
   const locked = new StorageError('unavailable', {}, outages.SQLITE_BUSY)
   for (const { deadline, reject } of members) if (deadline <= now) reject(locked)
   return members.filter(({ deadline }) => deadline > now)
