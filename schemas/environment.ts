@@ -227,7 +227,8 @@ export const Environment = Type.Object({
   AUTH_RATE_LIMIT_PER_MINUTE: Type.Integer({
     minimum: 1,
     default: 30,
-    description: 'Sign-ins, registrations and refreshes for each address, each counted by itself.'
+    description:
+      'Sign-ins, registrations and refreshes for each IP address, each counted by itself.'
   }),
   REDIS_URL: Type.Optional(
     Type.String({
@@ -264,7 +265,7 @@ export const Environment = Type.Object({
   LLM_RATE_LIMIT_PER_MINUTE: Type.Integer({
     minimum: 1,
     default: 60,
-    description: 'LLM calls for each address, and for each user.'
+    description: 'LLM calls for each IP address, and for each user.'
   }),
   LLM_MAX_PROMPT_CHARS: Type.Integer({
     minimum: 1,

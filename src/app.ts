@@ -97,10 +97,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   app.setErrorHandler(sendError)
   app.setNotFoundHandler((request, reply) =>
     sendProblem(
-      new ApiError(
-        'route_not_found',
-        `${request.method} has nothing at this address. See /api/docs.`
-      ),
+      new ApiError('route_not_found', `${request.method} has nothing at this path. See /api/docs.`),
       request,
       reply
     )

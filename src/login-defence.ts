@@ -256,7 +256,7 @@ function keysOf({ pair, account }: Target): Keys {
   }
 }
 
-/** A digest, for what was typed as an address may be a password. */
+/** A digest, for what was typed as an email may be a password. */
 function keyOf(kind: string, text: string): string {
   return `sign-in:${kind}:${hash('sha256', text, 'base64url')}`
 }

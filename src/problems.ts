@@ -70,7 +70,7 @@ export const problems = {
   route_not_found: {
     status: 404,
     title: 'No such route',
-    example: 'GET has nothing at this address. See /api/docs.'
+    example: 'GET has nothing at this path. See /api/docs.'
   },
   already_exists: {
     status: 409,
@@ -155,12 +155,12 @@ export const problems = {
   banned_term: {
     status: 422,
     title: 'Banned term',
-    detail: 'The request breaks the rule banned_terms.'
+    detail: 'The request breaks the rule banned_terms: put it in other words.'
   },
   answer_withheld: {
     status: 422,
     title: 'Answer withheld',
-    detail: 'The answer breaks the rule banned_terms, so it is not passed on.'
+    detail: 'The answer breaks the rule banned_terms, so it is not passed on. Ask in other words.'
   },
   provider_refused: {
     status: 422,

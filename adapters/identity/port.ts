@@ -53,7 +53,7 @@ export interface Identity {
   verify(token: string): Awaitable<string | null>
   /** Of a token that `verify` accepted: it is not verified again. Null for what is no such token. */
   sessionOf(token: string): TokenSession | null
-  /** Null for an unknown address and for a wrong password, at the same cost. */
+  /** Null for an unknown email and for a wrong password, at the same cost. */
   signIn(email: string, password: string): Promise<SignedIn | null>
   /** Whether it is the user's password; nobody is signed in by that. */
   checkPassword(user: Readonly<User>, password: string): Promise<boolean>

@@ -36,7 +36,7 @@ export interface SupabaseIdentityOptions {
 
 /**
  * Marks the accounts that this API made. A project may have others, of its other apps: nobody may
- * take those over by registering with their address.
+ * take those over by registering with their email.
  */
 const MARK = 'workflow_api'
 
@@ -49,7 +49,7 @@ const DELETE_TRIES = 3
 /**
  * Supabase Auth. An account is made and changed before its row and deleted after it, so that a row
  * never lacks its account; an account that is left without a row signs nobody in, and gives way
- * when its address is used again.
+ * when its email is used again.
  */
 export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Promise<Identity> {
   const { storage, timeoutMs = 10_000, creationMs = 60_000 } = options
@@ -181,7 +181,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
     } catch (error) {
       const { message } = error as Error
       warn(
-        `Supabase Auth may have the user ${id}, which has no row, until its address is used again: ${message}`
+        `Supabase Auth may have the user ${id}, which has no row, until its email is used again: ${message}`
       )
     }
   }

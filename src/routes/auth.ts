@@ -85,7 +85,7 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
     async handler(request, reply) {
       if (dependencies.registration === 'closed') throw new ApiError('registration_closed')
       const { email, password } = request.body
-      // Nobody is signed in: an address is as good as an actor, and one that moves keeps its key.
+      // Nobody is signed in: an email is as good as an actor, and one that moves keeps its key.
       const attempt = app.idempotency.attempt(request, email.toLowerCase())
       await dependencies.users.register(request.body, attempt, request.id)
       reply.code(201)

@@ -52,7 +52,7 @@ export function userRoutes(app: FastifyInstance, dependencies: UserDependencies)
       tag: 'users',
       summary: 'Change yourself, but for the role',
       description:
-        'A new password or address takes the current password. Wrong ones count as failed sign-ins do.'
+        'A new password or email takes the current password. Wrong ones count as failed sign-ins do.'
     },
     body: UserSelfUpdate,
     answers: { 200: { description: 'Changed.', schema: shown, headers: ['ETag'] } },
