@@ -327,7 +327,7 @@ export const samples: Readonly<Record<string, Sample>> = {
 
 /** Those of plain routes. */
 function plainSamples(resource: AnyResource): [string, Sample][] {
-  const { name, path, key, access } = resource
+  const { name, path, key, keys, access } = resource
   const all = `/${path}`
   const absent = `${all}/${absentKey(resource)}`
   const one = (world: World) => `${all}/${world.samples[name]}`
@@ -336,11 +336,12 @@ function plainSamples(resource: AnyResource): [string, Sample][] {
   const ofEach: Record<Operation, Sample> = {
     list: () => pages(all),
     get: (world) => ({ 200: { url: one(world) }, 404: { url: absent } }),
-    create() {
+    create({ samples }) {
       const body = sampleBody(resource)
+      const again = { url: all, body: { ...body, [key]: samples[name] } }
       return {
         201: { url: all, body },
-        409: { url: all, body, storage: broken('conflict') },
+        409: keys === 'uuid' ? { url: all, body, storage: broken('conflict') } : again,
         422: keyUsed(all, body, sampleChange(resource))
       }
     },
