@@ -42,6 +42,7 @@ const app = await buildApp({
   identity,
   keyring,
   providers: await openLlm(env),
+  stopping: new AbortController().signal,
   logger: { level: env.LOG_LEVEL, stream: logStream() }
 })
 
