@@ -180,15 +180,22 @@ export function openMemory(): Driver {
       throw new StorageError('reference_missing', { ...about(change), fields: ['tenant_id'] })
   }
 
-  /** The tenant of a row whose key is no other tenant's; empty where there is no such row. */
-  function ownerOf(resource: AnyResource, key: string): string {
-    if (resource.tenancy === 'root') return key
+  /**
+   * The tenant that has a value which is unique among all tenants: empty where none has it, undefined
+   * where there is no such value among these.
+   */
+  function ownerOf(resource: AnyResource, values: DriverRow): string | undefined {
     for (const { unique, owners } of tableOf(resource).uniques) {
-      if (unique.within !== 'everywhere' || unique.fields.join() !== resource.key) continue
-      const value = uniqueValue(resource, unique, { [resource.key]: key }) as string
-      return owners.get(value)?.tenant ?? ''
+      if (unique.within !== 'everywhere') continue
+      const value = uniqueValue(resource, unique, values)
+      if (value !== null) return owners.get(value)?.tenant ?? ''
     }
-    return ''
+    return undefined
+  }
+
+  /** The tenant of a row whose key is no other tenant's; empty where there is no such row. */
+  function tenantOfKey(resource: AnyResource, key: string): string {
+    return resource.tenancy === 'root' ? key : (ownerOf(resource, { [resource.key]: key }) ?? '')
   }
 
   /** The partitions that hold what is asked for. */
@@ -198,21 +205,17 @@ export function openMemory(): Driver {
       const one = table.partitions.get(resource.scope ? (tenant as string) : '')
       return one ? [one] : []
     }
-    for (const { unique, owners } of table.uniques) {
-      if (unique.within !== 'everywhere') continue
-      const value = uniqueValue(resource, unique, Object.fromEntries(query.filter))
-      if (value === null) continue
-      const owner = owners.get(value)
-      return owner ? [table.partitions.get(owner.tenant) as Partition] : []
-    }
-    return [...table.partitions.values()]
+    const owner = ownerOf(resource, Object.fromEntries(query.filter))
+    if (owner === undefined) return [...table.partitions.values()]
+    const one = table.partitions.get(owner)
+    return one ? [one] : []
   }
 
   return {
     kind: 'memory',
 
     async get(resource, tenant, key) {
-      const owner = tenant ?? ownerOf(resource, key)
+      const owner = tenant ?? tenantOfKey(resource, key)
       const partition = tableOf(resource).partitions.get(resource.scope ? owner : '')
       return partition?.rows.get(key)?.row ?? null
     },
