@@ -100,7 +100,7 @@ export function createLoginDefence(
     const together = await beginTogether?.(target)
     const waitMs = together?.waitMs ?? here.waitMs
     if (waitMs > 0) {
-      if (together?.waitMs === undefined) together?.attempt.abandoned()
+      together?.attempt.abandoned()
       throw tooMany(waitMs)
     }
     const attempts = [here, ...(together ? [together] : [])].map(({ attempt }) => attempt)
@@ -234,7 +234,7 @@ function countTogether(shared: SharedRedis) {
       redis.beginSignIn(pair, account, known, ...settings, MEMORY_MS)
     )
     return begun?.then(
-      (waitMs) => ({ waitMs, attempt }),
+      (waitMs) => ({ waitMs, attempt: waitMs > 0 ? uncounted : attempt }),
       // It may count the try all the same, and only be too late to say so.
       () => ({ attempt })
     )
