@@ -63,7 +63,7 @@ export interface AppOptions {
 
 /** The API, ready to listen or to be injected requests. It owns none of what it is given. */
 export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
-  const { env, storage, identity, keyring } = options
+  const { env, storage, identity, keyring, stopping } = options
   const app = fastify({
     logger: options.logger ?? { level: env.LOG_LEVEL },
     // One line for each request, written by the hook below.
@@ -150,7 +150,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   app.addHook('onRequest', (request, reply, done) => {
     reply.header('x-request-id', request.id)
     // Whoever asks again does so on a new connection, and so elsewhere as soon as that is known.
-    if (options.stopping?.aborted) reply.header('connection', 'close')
+    if (stopping?.aborted) reply.header('connection', 'close')
     const { httpVersion, headers } = request.raw
     if (headers.host === undefined && httpVersion === '1.1')
       done(new ApiError('bad_request', 'The request has no Host header.'))
@@ -163,7 +163,6 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     assertClean(body, 'body')
     done()
   })
-  const { stopping } = options
   if (stopping)
     app.addHook('onSend', (_request, reply, payload, done) => {
       // Of what was under way before, too: the next request on its connection might be cut.
@@ -186,7 +185,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       const users = createUsers(storage, identity, accounts)
       const registration = env.REGISTRATION
       const defence = createLoginDefence(shared)
-      statusRoutes(api, { storage, version, stopping: options.stopping })
+      statusRoutes(api, { storage, version, stopping })
       authRoutes(api, { storage, identity, accounts, users, registration, defence })
       everyResourceRoutes(api, { identity, users, defence, apiKeys, keyring })
       llmRoutes(api, { env, storage, providers: options.providers ?? [] })

@@ -1,5 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import { resources } from '../../schemas/registry.js'
+import type { AnyResource } from '../../schemas/resource.js'
 import type { ApiKeys } from '../api-keys.js'
 import type { Keyring } from '../encryption.js'
 import { apiKeyRoutes } from './api-keys.js'
@@ -26,7 +27,11 @@ const ownRoutes: Readonly<
 }
 
 /** Those that are no more than that. */
-export const plainResources = resources.filter(({ name, access }) => access && !ownRoutes[name])
+export const plainResources = resources.filter(isPlain)
+
+function isPlain({ name, access }: AnyResource): boolean {
+  return access !== undefined && !ownRoutes[name]
+}
 
 /** The routes of every resource that has any, in the order of the registry. */
 export function everyResourceRoutes(
@@ -34,8 +39,7 @@ export function everyResourceRoutes(
   dependencies: ResourceDependencies
 ): void {
   for (const resource of resources) {
-    const routes = ownRoutes[resource.name]
-    if (routes) routes(app, dependencies)
-    else if (resource.access) resourceRoutes(app, resource)
+    ownRoutes[resource.name]?.(app, dependencies)
+    if (isPlain(resource)) resourceRoutes(app, resource)
   }
 }
