@@ -351,13 +351,13 @@ function keyOf(request: Pick<FastifyRequest, 'params'>, key: string): string {
 }
 
 /** Whether new values of a row can contradict other rows. */
-function canCollide({ unique, references, update }: AnyResource): boolean {
+export function canCollide({ unique, references, update }: AnyResource): boolean {
   const fields = [...unique.flatMap((each) => each.fields), ...references.map(({ field }) => field)]
   return fields.some((field) => field in update.properties)
 }
 
 /** Whether rows can be in the way of deleting one of these. */
-function isReferredTo({ name }: AnyResource): boolean {
+export function isReferredTo({ name }: AnyResource): boolean {
   return resources.some(({ references }) =>
     references.some(({ to, onDelete }) => to === name && onDelete === 'restrict')
   )

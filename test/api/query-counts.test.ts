@@ -144,13 +144,12 @@ function plainRequests(resource: AnyResource, samples: World['samples']): Counte
   const requests: Record<Operation, () => Counted> = {
     list: () => ({ method: 'GET', url: all, calls: 'list' }),
     get: () => ({ method: 'GET', url: one, calls: 'get' }),
-    create() {
-      const body = {
-        ...sampleBody(resource),
-        ...(resource.keys === 'given' ? { [resource.key]: 'made' } : {})
-      }
-      return { method: 'POST', url: all, body, calls: 'commit' }
-    },
+    create: () => ({
+      method: 'POST',
+      url: all,
+      body: sampleBody(resource, 'made'),
+      calls: 'commit'
+    }),
     replace() {
       const url = `${all}/${absentKey(resource)}`
       return { method: 'PUT', url, body: sampleReplacement(resource), calls: 'get commit' }

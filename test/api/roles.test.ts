@@ -155,7 +155,7 @@ async function prepare({ send }: Person): Promise<Readonly<Record<string, string
 
 /** What follows for the plain routes of a resource from who may read and write it. */
 function rowsOf(resource: AnyResource): [string, Row][] {
-  const { name, path, key, keys } = resource
+  const { name, path, key } = resource
   const { read, write, operations } = resource.access as Access
   const allowed = (role: Role, status: number, stranger = status): Expected => {
     const [viewer, editor, admin] = roles.map((own) => (includesRole(own, role) ? status : 403))
@@ -168,7 +168,7 @@ function rowsOf(resource: AnyResource): [string, Row][] {
     list: () => [`GET ${all}`, { expected: allowed(read, 200) }],
     get: () => [`GET ${one}`, { params, expected: allowed(read, 200, 404) }],
     create() {
-      const body = { ...sampleBody(resource), ...(keys === 'given' ? { [key]: '{unique}' } : {}) }
+      const body = sampleBody(resource, '{unique}')
       return [`POST ${all}`, { body, expected: allowed(write, 201) }]
     },
     replace() {

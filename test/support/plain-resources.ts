@@ -1,6 +1,5 @@
 import type { TSchema } from '@sinclair/typebox'
 import { patterns } from '../../schemas/patterns.js'
-import { resources } from '../../schemas/registry.js'
 import type { AnyResource, Operation } from '../../schemas/resource.js'
 import { plainResources } from '../../src/routes/every-resource.js'
 import { pluralOf } from '../../src/words.js'
@@ -14,11 +13,15 @@ import type { Send } from './api.js'
 /** Names of fields, and values of them. */
 export type Body = Readonly<Record<string, unknown>>
 
-/** The example of its declaration, without what would have to be there first. */
-export function sampleBody({ create, references }: AnyResource): Body {
+/**
+ * The example of its declaration, without what would have to be there first.
+ * @param given the key, where clients have to give one
+ */
+export function sampleBody({ create, references, key, keys }: AnyResource, given?: string): Body {
   const [example] = create.examples as [Body]
   const held = new Set(references.map(({ field }) => field))
-  return Object.fromEntries(Object.entries(example).filter(([name]) => !held.has(name)))
+  const body = Object.fromEntries(Object.entries(example).filter(([name]) => !held.has(name)))
+  return given !== undefined && keys === 'given' ? { ...body, [key]: given } : body
 }
 
 /** The same as a PUT has it, whose address names the row. */
@@ -79,17 +82,4 @@ function textsOf({ create }: AnyResource, text: string): Body {
 /** As the document names it. */
 export function operationIdOf({ view }: AnyResource, operation: Operation): string {
   return operation + (operation === 'list' ? pluralOf(view.$id) : view.$id)
-}
-
-/** Whether rows can be in the way of deleting one of these. */
-export function isHeld({ name }: AnyResource): boolean {
-  return resources.some(({ references }) =>
-    references.some(({ to, onDelete }) => to === name && onDelete === 'restrict')
-  )
-}
-
-/** Whether a change of one can contradict other rows. */
-export function canContradict({ unique, references, update }: AnyResource): boolean {
-  const fields = [...unique.flatMap((each) => each.fields), ...references.map(({ field }) => field)]
-  return fields.some((field) => field in update.properties)
 }

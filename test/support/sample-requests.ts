@@ -3,11 +3,10 @@ import { ACROSS_TENANTS, type Storage, type TenantId } from '../../adapters/stor
 import type { AnyResource, Operation } from '../../schemas/resource.js'
 import { users } from '../../schemas/users.js'
 import { plainResources } from '../../src/routes/every-resource.js'
+import { canCollide, isReferredTo } from '../../src/routes/resources.js'
 import type { Person, TestApi } from './api.js'
 import {
   absentKey,
-  canContradict,
-  isHeld,
   operationIdOf,
   sampleBody,
   sampleChange,
@@ -361,14 +360,16 @@ function plainSamples(resource: AnyResource): [string, Sample][] {
         200: { url: one(world), body },
         404: { url: absent, body },
         412: { url: one(world), body, headers: lateVersion },
-        ...(canContradict(resource) ? { 409: contradiction } : {})
+        ...(canCollide(resource) ? { 409: contradiction } : {})
       }
     },
     delete: (world) => ({
       204: { url: one(world) },
       404: { url: absent },
       412: { url: one(world), headers: lateVersion },
-      ...(isHeld(resource) ? { 409: { url: one(world), storage: broken('reference_in_use') } } : {})
+      ...(isReferredTo(resource)
+        ? { 409: { url: one(world), storage: broken('reference_in_use') } }
+        : {})
     })
   }
   const operations = access?.operations ?? []
