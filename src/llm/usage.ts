@@ -1,9 +1,10 @@
 import { hash } from 'node:crypto'
 import { StorageError } from '../../adapters/storage/errors.js'
-import type { Change, Storage, TenantId } from '../../adapters/storage/port.js'
+import type { Change, Storage, Stored, TenantId } from '../../adapters/storage/port.js'
 import { uuid } from '../../adapters/uuid.js'
 import type { LlmUsageTotal } from '../../schemas/llm.js'
 import { llmUsage } from '../../schemas/llm-usage.js'
+import { rowsOfPages } from '../all-rows.js'
 import { refuseValue } from '../problems.js'
 import type { Store } from '../store.js'
 
@@ -212,51 +213,69 @@ export function createUsage({ storage, warn, now = () => new Date() }: UsageOpti
   }
 }
 
+/** Totals of whole days. */
+export interface UsageReport {
+  readonly totals: readonly LlmUsageTotal[]
+  /** The day before those, where the period has more of them than one report. */
+  readonly next: string | null
+}
+
 /**
- * The totals of a tenant over all instances, newest day first.
+ * The totals of a tenant over all instances, newest day first, for as many days as fit.
  *
- * @throws ApiError `validation_failed` where there are too many for one report.
+ * @throws ApiError `validation_failed` where one day alone has too many.
  */
-export async function reportUsage(store: Store, period: UsagePeriod): Promise<LlmUsageTotal[]> {
-  const sums = new Map<string, LlmUsageTotal>()
-  const { since, until, ...filter } = period
-  let cursor: string | null | undefined
-  do {
-    const page = await store.list(llmUsage, {
-      filter,
-      since: midnight(since),
-      until: dayAfter(until),
-      limit: 1000,
-      ...(cursor ? { cursor } : {})
-    })
-    for (const row of page.rows) {
-      const day = row.day.slice(0, 10)
-      const { model, user_id } = row
-      const key = [day, model, user_id].join(' ')
-      const sum = sums.get(key)
-      sums.set(key, {
-        day,
-        model,
-        user_id,
-        calls: row.calls + (sum?.calls ?? 0),
-        errors: row.errors + (sum?.errors ?? 0),
-        prompt_tokens: row.prompt_tokens + (sum?.prompt_tokens ?? 0),
-        completion_tokens: row.completion_tokens + (sum?.completion_tokens ?? 0)
-      })
+export async function reportUsage(store: Store, period: UsagePeriod): Promise<UsageReport> {
+  const totals: LlmUsageTotal[] = []
+  let sums = new Map<string, LlmUsageTotal>()
+  let current: string | undefined
+  for await (const row of rowsOf(store, period)) {
+    const day = row.day.slice(0, 10)
+    if (day !== current) {
+      totals.push(...[...sums.values()].sort(byModelUser))
+      sums = new Map()
+      current = day
     }
-    if (sums.size > MOST_REPORTED) refuseReport()
-    cursor = page.next
-  } while (cursor)
-  return [...sums.values()].sort(byDayModelUser)
+    addTo(sums, day, row)
+    if (totals.length + sums.size > MOST_REPORTED) {
+      if (totals.length === 0) refuseDay(day)
+      return { totals, next: day }
+    }
+  }
+  totals.push(...[...sums.values()].sort(byModelUser))
+  return { totals, next: null }
 }
 
-function refuseReport(): never {
-  const detail = `covers more than ${MOST_REPORTED} totals: ask for fewer days, or for one user or model`
-  refuseValue('query', '/since', detail)
+/** Newest day first. */
+function rowsOf(store: Store, { since, until, ...filter }: UsagePeriod) {
+  const period = { since: midnight(since), until: dayAfter(until) }
+  return rowsOfPages((cursor) =>
+    store.list(llmUsage, { filter, ...period, limit: 1000, ...cursor })
+  )
 }
 
-function byDayModelUser(a: LlmUsageTotal, b: LlmUsageTotal): number {
-  return compare(b.day, a.day) || compare(a.model, b.model) || compare(a.user_id, b.user_id)
+function addTo(sums: Map<string, LlmUsageTotal>, day: string, row: Stored<typeof llmUsage>): void {
+  const { model, user_id } = row
+  const key = [model, user_id].join(' ')
+  const sum = sums.get(key)
+  sums.set(key, {
+    day,
+    model,
+    user_id,
+    calls: row.calls + (sum?.calls ?? 0),
+    errors: row.errors + (sum?.errors ?? 0),
+    prompt_tokens: row.prompt_tokens + (sum?.prompt_tokens ?? 0),
+    completion_tokens: row.completion_tokens + (sum?.completion_tokens ?? 0)
+  })
+}
+
+function refuseDay(day: string): never {
+  const detail = `leads to ${day}, which alone has more than ${MOST_REPORTED} totals: ask for one user or model`
+  refuseValue('query', '/until', detail)
+}
+
+function byModelUser(a: LlmUsageTotal, b: LlmUsageTotal): number {
+  return compare(a.model, b.model) || compare(a.user_id, b.user_id)
 }
 
 function compare(a: string, b: string): number {

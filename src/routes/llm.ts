@@ -23,6 +23,7 @@ import { createUnderWay } from '../llm/under-way.js'
 import { createUsage, DAY_MS, dayOf, reportUsage } from '../llm/usage.js'
 import { ApiError, refuseValue } from '../problems.js'
 import { type Caller, route } from '../route.js'
+import { linkNext } from './resources.js'
 
 export interface LlmDependencies {
   readonly env: Environment
@@ -204,24 +205,27 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
       summary: 'Sum calls, errors and tokens by day, model and user',
       description:
         'Of the tenant, newest day first. What other instances have counted in the last ten ' +
-        'seconds may be missing. More than 10,000 sums are refused: ask for fewer days, or for ' +
-        'one user or model.'
+        'seconds may be missing. Beyond 10,000 sums `Link` has the address of the days before; a ' +
+        'day that alone has more is refused: ask for one user or model.'
     },
     query: LlmUsageQuery,
     answers: {
       200: {
         description: 'The sums.',
-        schema: Type.Array(Type.Ref(LlmUsageTotal.$id))
+        schema: Type.Array(Type.Ref(LlmUsageTotal.$id)),
+        headers: ['Link']
       }
     },
-    async handler({ query }, _reply, { store }) {
+    async handler({ query, url }, reply, { store }) {
       const { until = dayOf(new Date()) } = query
       assertDay('until', until)
       const { since = monthBefore(until) } = query
       assertDay('since', since)
       assertPeriod(since, until)
       await usage.flush()
-      return reportUsage(store, { ...query, since, until })
+      const { totals, next } = await reportUsage(store, { ...query, since, until })
+      if (next) linkNext(reply, url, { since, until: next })
+      return totals
     }
   })
 }

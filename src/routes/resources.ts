@@ -329,13 +329,20 @@ export function sendPage<T>(
   page: Page<T>,
   view: (row: T) => unknown
 ): unknown[] {
-  if (page.next) {
-    const next = new URL(url, 'http://localhost')
-    next.searchParams.set('cursor', page.next)
-    reply.header('link', `<${next.pathname}${next.search}>; rel="next"`)
-  }
+  if (page.next) linkNext(reply, url, { cursor: page.next })
   if (page.total !== undefined) reply.header('x-total-count', page.total)
   return page.rows.map(view)
+}
+
+/** Names the address of the next page: this one's, with other parameters. */
+export function linkNext(
+  reply: FastifyReply,
+  url: string,
+  parameters: Readonly<Record<string, string>>
+): void {
+  const next = new URL(url, 'http://localhost')
+  for (const [name, value] of Object.entries(parameters)) next.searchParams.set(name, value)
+  reply.header('link', `<${next.pathname}${next.search}>; rel="next"`)
 }
 
 /** PUT says all there is to say, so what it leaves out is empty. */

@@ -291,21 +291,46 @@ t.test('what could not be written of a day that is over is written later', async
   t.equal((await rows()).length, 2)
 })
 
-t.test('a report has all of it, or is refused where that is too much', async (t) => {
+t.test('a report of very many totals goes on where Link says, in whole days', async (t) => {
   const { storage, call, send } = await usageOn(t)
-  const usage = createUsage({ storage, warn: () => {} })
-  for (let n = 0; n < 9_999; n++) usage.add(call({ user: uuid() }))
-  usage.add(call())
-  await usage.flush()
-  t.equal((await send('GET', '/llm/usage')).json().length, 10_000)
-  usage.add(call({ user: uuid() }))
-  await usage.close()
-  const refused = await send('GET', '/llm/usage')
+  const add = async (day: string, users: number) => {
+    const usage = createUsage({ storage, warn: () => {}, now: () => new Date(`${day}T12:00:00Z`) })
+    for (let n = 1; n < users; n++) usage.add(call({ user: uuid() }))
+    usage.add(call())
+    await usage.close()
+  }
+  await add('2026-01-29', 2)
+  await add('2026-01-30', 6000)
+  await add('2026-01-31', 4000)
+  const report = (query: string) => send('GET', `/llm/usage?${query}`)
+  const daysOf = (sums: { day: string }[]) => [...new Set(sums.map(({ day }) => day))]
+
+  const whole = await report('since=2026-01-30&until=2026-01-31')
+  t.equal(whole.json().length, 10_000)
+  t.equal(whole.headers.link, undefined, 'all of it')
+
+  const first = await report('until=2026-01-31')
+  t.strictSame(daysOf(first.json()), ['2026-01-31', '2026-01-30'])
+  const link = '</api/llm/usage?until=2026-01-29&since=2026-01-01>; rel="next"'
+  t.equal(first.headers.link, link)
+  const last = await report('until=2026-01-29&since=2026-01-01')
+  t.match(last.json(), [{ day: '2026-01-29' }, { day: '2026-01-29' }])
+  t.equal(last.headers.link, undefined)
+
+  await add('2026-01-31', 6001)
+  const newest = await report('until=2026-01-31')
+  t.strictSame(daysOf(newest.json()), ['2026-01-31'], 'a day that does not fit is left out whole')
+  t.equal(newest.json().length, 10_000)
+  t.equal(newest.headers.link, link.replace('01-29', '01-30'))
+
+  await add('2026-01-31', 2)
+  const refused = await report('until=2026-01-31')
   t.match(refused.json(), {
     status: 400,
-    errors: [{ pointer: '/since', detail: /more than 10000 totals: ask for fewer days/ }]
+    errors: [{ pointer: '/until', detail: /2026-01-31, which alone has more than 10000 totals/ }]
   })
-  t.match((await send('GET', `/llm/usage?user_id=${user}`)).json(), [{ user_id: user, calls: 1 }])
+  const ofUser = await report(`until=2026-01-31&user_id=${user}`)
+  t.match(ofUser.json(), [{ calls: 3 }, { calls: 1 }, { calls: 1 }])
 })
 
 t.test('totals are written every ten seconds, where there are new ones', async (t) => {
