@@ -53,8 +53,8 @@ export interface Creation<R extends AnyResource> {
   readonly make: () => Awaitable<NewRow<R>>
   /** Stores the row and, in the same commit, what goes along. */
   readonly store: (row: NewRow<R>, along: readonly Change[]) => Promise<Stored<R>>
-  /** Whether the answer shows a credential, which is kept nowhere. */
-  readonly showsCredential?: boolean
+  /** Where the answer shows a credential, which is kept nowhere: what one who repeats it can do. */
+  readonly insteadOfRepeat?: string
 }
 
 export interface IdempotencyOptions {
@@ -82,14 +82,14 @@ export function createIdempotency({ storage, keyring, lifeMs }: IdempotencyOptio
     /** What stores the record, in the place of one that is over. */
     function recordChanges(
       old: StoredRecord | null,
-      { resource, showsCredential }: { resource: AnyResource; showsCredential?: boolean },
+      { resource, insteadOfRepeat }: { resource: AnyResource; insteadOfRepeat?: string },
       row: Readonly<Record<string, unknown>>
     ): Change[] {
       const record: NewRow<typeof idempotencyKeys> = {
         id,
         request_digest: digests[0],
         resource_id: row[resource.key] as string,
-        content: showsCredential ? null : shownColumns(resource, row),
+        content: insteadOfRepeat ? null : shownColumns(resource, row),
         expires_at: new Date(Date.now() + lifeMs).toISOString()
       }
       const about = { resource: idempotencyKeys, key: id } as const
@@ -99,12 +99,15 @@ export function createIdempotency({ storage, keyring, lifeMs }: IdempotencyOptio
       ]
     }
 
-    function replay({ request_digest, resource_id, content, ...record }: StoredRecord) {
+    function replay(
+      { request_digest, resource_id, content, ...record }: StoredRecord,
+      { insteadOfRepeat }: { insteadOfRepeat?: string }
+    ) {
       if (!digests.includes(request_digest)) throw new ApiError('idempotency_key_reused')
       if (content === null)
         throw new ApiError(
           'already_created',
-          `An earlier request with this Idempotency-Key created ${resource_id}. Its answer held a credential and was not kept: sign in, or rotate the key.`,
+          `An earlier request with this Idempotency-Key created ${resource_id}. Its answer held a credential and was not kept: ${insteadOfRepeat}.`,
           { id: resource_id }
         )
       const { tenant_id, created_at, version } = record
@@ -119,7 +122,7 @@ export function createIdempotency({ storage, keyring, lifeMs }: IdempotencyOptio
       async create(creation) {
         for (let tries = 1; ; tries++) {
           const record = await find(creation.tenant)
-          if (record && isLive(record)) return replay(record) as never
+          if (record && isLive(record)) return replay(record, creation) as never
           const row = await creation.make()
           try {
             return await creation.store(row, recordChanges(record, creation, row as never))
@@ -128,7 +131,7 @@ export function createIdempotency({ storage, keyring, lifeMs }: IdempotencyOptio
             const winner = await find(creation.tenant).catch(() => null)
             const isLost = isStorageError(error, 'outcome_unknown')
             if (winner && isLive(winner))
-              return replay(isLost ? completed(winner, creation, row) : winner) as never
+              return replay(isLost ? completed(winner, creation, row) : winner, creation) as never
             if (!isAboutRecord(error) || tries === MOST_TRIES) throw error
           }
         }

@@ -81,7 +81,7 @@ export const problems = {
     status: 409,
     title: 'Created before',
     example:
-      'An earlier request with this Idempotency-Key created 019b76da-a800-7000-8000-000000000001. Its answer held a credential and was not kept: sign in, or rotate the key.'
+      'An earlier request with this Idempotency-Key created 019b76da-a800-7000-8000-000000000001. Its answer held a credential and was not kept: sign in.'
   },
   reference_not_found: {
     status: 409,

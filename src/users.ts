@@ -111,7 +111,7 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
       return attempt.create({
         tenant,
         resource: users,
-        showsCredential: true,
+        insteadOfRepeat: 'sign in',
         make: () => ({ id, email, name, role: 'admin' as const }),
         async store(row, along) {
           await assertHardToGuess(password)

@@ -50,7 +50,7 @@ export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
       const row = await attempt.create({
         tenant: account.tenant,
         resource: apiKeys,
-        showsCredential: true,
+        insteadOfRepeat: 'rotate the key',
         make() {
           // Not before: a repeat is answered as the first time, whatever the time is by then.
           assertFuture(expires_at)

@@ -191,7 +191,11 @@ for (const on of testStorages)
       const { key, ...shown } = made.json()
       t.strictSame((await admin.send('GET', `/api-keys/${shown.id}`)).json(), shown)
       t.equal(await statusOf(api.as(key)), 200)
-      t.match((await post()).json(), { code: 'already_created', id: shown.id })
+      t.match((await post()).json(), {
+        code: 'already_created',
+        id: shown.id,
+        detail: /: rotate the key\.$/
+      })
     })
 
     t.test('a rotated key works for its time of grace', async (t) => {
