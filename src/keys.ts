@@ -1,5 +1,14 @@
 import { randomBytes, randomUUID } from 'node:crypto'
-import { linkSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  fsyncSync,
+  linkSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync
+} from 'node:fs'
 import { dirname } from 'node:path'
 import type { StorageEntry } from '../adapters/storage/registry.js'
 import type { Environment } from '../schemas/environment.js'
@@ -136,8 +145,9 @@ function makeKeyFile(path: string): boolean {
   const draft = `${path}.${randomUUID()}`
   try {
     mkdirSync(dirname(path), { recursive: true })
-    writeFileSync(draft, JSON.stringify(makeKeys()), { mode: 0o600, flag: 'wx' })
+    writeFileSync(draft, JSON.stringify(makeKeys()), { mode: 0o600, flag: 'wx', flush: true })
     linkSync(draft, path)
+    flushFolder(dirname(path))
     return true
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException
@@ -148,6 +158,22 @@ function makeKeyFile(path: string): boolean {
     )
   } finally {
     rmSync(draft, { force: true })
+  }
+}
+
+/**
+ * A new name is on the disk when its folder is: what SQLite has committed outlives a power cut, and so
+ * must the keys to it.
+ */
+function flushFolder(folder: string): void {
+  let descriptor: number | undefined
+  try {
+    descriptor = openSync(folder, 'r')
+    fsyncSync(descriptor)
+  } catch {
+    // Windows and some file systems cannot. SQLite goes on there, too.
+  } finally {
+    if (descriptor !== undefined) closeSync(descriptor)
   }
 }
 

@@ -216,6 +216,30 @@ t.test('keys are made once beside an SQLite file, for the owner alone', async (t
   t.throws(() => loadKeys(env, sqlite), { message: /app.db.keys .* lacks/ })
 })
 
+t.test('keys and their name are on the disk before anything is encrypted with them', async (t) => {
+  const folder = temporaryFolder(t)
+  const { fsyncSync, linkSync } = fs
+  t.teardown(() => {
+    mock.restoreAll()
+    syncBuiltinESMExports()
+  })
+  const done: string[] = []
+  mock.method(fs, 'fsyncSync', (fd: number) => {
+    fsyncSync(fd)
+    const stats = fs.fstatSync(fd)
+    done.push(stats.isDirectory() ? 'folder' : `${stats.size} bytes`)
+  })
+  mock.method(fs, 'linkSync', (from: string, to: string) => {
+    linkSync(from, to)
+    done.push('link')
+  })
+  syncBuiltinESMExports()
+  const SQLITE_PATH = join(folder, 'app.db')
+  loadKeys(readEnvironment({ SQLITE_PATH }), sqlite)
+  const { size } = statSync(`${SQLITE_PATH}.keys`)
+  t.strictSame(done, [`${size} bytes`, 'link', 'folder'])
+})
+
 t.test('keys that another process makes at the same time are those of both', async (t) => {
   const folder = temporaryFolder(t)
   const others = readEnvironment({ SQLITE_PATH: join(folder, 'other.db') })
