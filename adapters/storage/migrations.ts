@@ -32,7 +32,7 @@ export function readMigrations(dialect: 'sqlite' | 'postgres'): Migration[] {
 
 /**
  * What is still to be applied.
- * @throws StorageError `schema_outdated` where an applied file was changed since.
+ * @throws StorageError `schema_outdated` where an applied file was another.
  */
 export function pendingMigrations(
   known: readonly Migration[],
@@ -46,8 +46,8 @@ export function pendingMigrations(
     throw new StorageError(
       'schema_outdated',
       {},
-      `Applied migrations were changed: ${changed.map(({ version }) => version).join(', ')}. ` +
-        'Restore the files and put the change into a new migration.'
+      `The database was made with other migrations of these names: ${changed.map(({ version }) => version).join(', ')}. ` +
+        'Start the release that made it, or restore their files where these were edited.'
     )
   return known.filter(({ version }) => !checksums.has(version))
 }
