@@ -1,15 +1,7 @@
 import { randomBytes, randomUUID } from 'node:crypto'
-import {
-  closeSync,
-  fsyncSync,
-  linkSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  writeFileSync
-} from 'node:fs'
+import { linkSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { flushFolder, makeFolder } from '../adapters/durable-folders.js'
 import type { StorageEntry } from '../adapters/storage/registry.js'
 import type { Environment } from '../schemas/environment.js'
 import { ConfigurationError } from './configuration.js'
@@ -129,11 +121,16 @@ interface FoundKeys {
   readonly isNew: boolean
 }
 
+/**
+ * What SQLite has committed outlives a power cut, and so must the keys to it. Whoever uses them flushes
+ * their name: the process that made them may have been killed before it could, or be about to.
+ */
 function readOrMakeKeyFile(path: string): FoundKeys {
   const known = readKeyFile(path)
-  if (known) return { keys: known, isNew: false }
-  const isNew = makeKeyFile(path)
-  return { keys: readKeyFile(path) as KeyFile, isNew }
+  const isNew = known === null && makeKeyFile(path)
+  const keys = known ?? (readKeyFile(path) as KeyFile)
+  flushFolder(dirname(path))
+  return { keys, isNew }
 }
 
 /**
@@ -144,36 +141,20 @@ function makeKeyFile(path: string): boolean {
   // Not named by the process: in containers all are number 1.
   const draft = `${path}.${randomUUID()}`
   try {
-    mkdirSync(dirname(path), { recursive: true })
+    makeFolder(dirname(path))
+    // Node.js heeds `flush` where no encoding is given.
     writeFileSync(draft, JSON.stringify(makeKeys()), { mode: 0o600, flag: 'wx', flush: true })
     linkSync(draft, path)
-    flushFolder(dirname(path))
     return true
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException
     if (code === 'EEXIST') return false
     throw new ConfigurationError(
-      `The key file ${path} cannot be made (${code}). Make its folder writable, or set AUTH_SECRET and ENCRYPTION_KEY.`,
+      `The key file ${path} cannot be made (${code}). Give it a folder that can be written to, on a disk with room, or set AUTH_SECRET and ENCRYPTION_KEY.`,
       { cause }
     )
   } finally {
     rmSync(draft, { force: true })
-  }
-}
-
-/**
- * A new name is on the disk when its folder is: what SQLite has committed outlives a power cut, and so
- * must the keys to it.
- */
-function flushFolder(folder: string): void {
-  let descriptor: number | undefined
-  try {
-    descriptor = openSync(folder, 'r')
-    fsyncSync(descriptor)
-  } catch {
-    // Windows and some file systems cannot. SQLite goes on there, too.
-  } finally {
-    if (descriptor !== undefined) closeSync(descriptor)
   }
 }
 

@@ -1,8 +1,9 @@
-import { accessSync, constants, existsSync, mkdirSync, statSync } from 'node:fs'
-import { dirname, resolve } from 'node:path'
+import { accessSync, constants, existsSync, statSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import { resources } from '../../schemas/registry.js'
 import type { AnyResource, Column } from '../../schemas/resource.js'
+import { makeFolder } from '../durable-folders.js'
 import Database, { type Connection, type Statement } from './better-sqlite3.js'
 import {
   type Driver,
@@ -245,7 +246,7 @@ function answer(members: readonly Member[], outcomes: readonly Outcome[]): void 
 /** The connection, and the newest migration of its schema. */
 function openDatabase({ path, maxPages, mayMake = true }: SqliteOptions) {
   return guard(() => {
-    if (mayMake) makeFolder(dirname(resolve(path)))
+    if (mayMake) makeFolderOf(path)
     else if (!existsSync(path)) throw noDatabase(path)
     assertWritable(path)
     assertNoFolder(path)
@@ -277,9 +278,9 @@ function hasMigrations(db: Connection): boolean {
   return db.prepare(sql).get() !== undefined
 }
 
-function makeFolder(folder: string): void {
+function makeFolderOf(path: string): void {
   try {
-    mkdirSync(folder, { recursive: true })
+    makeFolder(dirname(path))
   } catch (cause) {
     throw cannotOpen(`its folder cannot be made (${codeOf(cause)})`, { cause })
   }

@@ -226,18 +226,42 @@ t.test('keys and their name are on the disk before anything is encrypted with th
   const done: string[] = []
   mock.method(fs, 'fsyncSync', (fd: number) => {
     fsyncSync(fd)
-    const stats = fs.fstatSync(fd)
-    done.push(stats.isDirectory() ? 'folder' : `${stats.size} bytes`)
+    const { ino, size } = fs.fstatSync(fd)
+    const isSame = (name: string) => statSync(join(folder, name)).ino === ino
+    done.push(['', 'made', 'made/too'].find(isSame) ?? (size > 0 ? 'keys' : 'an empty file'))
   })
   mock.method(fs, 'linkSync', (from: string, to: string) => {
     linkSync(from, to)
     done.push('link')
   })
   syncBuiltinESMExports()
-  const SQLITE_PATH = join(folder, 'app.db')
-  loadKeys(readEnvironment({ SQLITE_PATH }), sqlite)
-  const { size } = statSync(`${SQLITE_PATH}.keys`)
-  t.strictSame(done, [`${size} bytes`, 'link', 'folder'])
+  const SQLITE_PATH = join(folder, 'made', 'too', 'app.db')
+  const env = readEnvironment({ SQLITE_PATH })
+  loadKeys(env, sqlite)
+  t.strictSame(
+    done,
+    ['made', '', 'keys', 'link', 'made/too'],
+    'and so are the folders that it makes'
+  )
+
+  done.length = 0
+  loadKeys(env, sqlite)
+  t.strictSame(done, ['made/too'], 'whoever made them may have been killed before that')
+})
+
+t.test('keys are made where folders cannot be flushed', async (t) => {
+  const { fsyncSync } = fs
+  t.teardown(() => {
+    mock.restoreAll()
+    syncBuiltinESMExports()
+  })
+  mock.method(fs, 'fsyncSync', (fd: number) => {
+    if (fs.fstatSync(fd).isDirectory()) throw Object.assign(new Error(), { code: 'EINVAL' })
+    fsyncSync(fd)
+  })
+  syncBuiltinESMExports()
+  const SQLITE_PATH = join(temporaryFolder(t), 'made', 'app.db')
+  t.match(loadKeys(readEnvironment({ SQLITE_PATH }), sqlite).origin, /^made now and kept in/)
 })
 
 t.test('keys that another process makes at the same time are those of both', async (t) => {

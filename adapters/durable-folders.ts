@@ -1,0 +1,24 @@
+import { closeSync, fsyncSync, mkdirSync, openSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
+
+/** Makes a folder and those above it, where they are missing, so that they outlive a power cut. */
+export function makeFolder(path: string): void {
+  const folder = resolve(path)
+  const first = mkdirSync(folder, { recursive: true })
+  if (first === undefined) return
+  for (let made = folder; made.length >= first.length; made = dirname(made))
+    flushFolder(dirname(made))
+}
+
+/** Waits until the names in a folder are on the disk: flushing a file says nothing of its name. */
+export function flushFolder(path: string): void {
+  let descriptor: number | undefined
+  try {
+    descriptor = openSync(path, 'r')
+    fsyncSync(descriptor)
+  } catch {
+    // Windows and some file systems cannot. SQLite goes on there, too.
+  } finally {
+    if (descriptor !== undefined) closeSync(descriptor)
+  }
+}
