@@ -14,7 +14,8 @@ export interface Migration {
 /** What a database says of a migration it has. */
 export interface AppliedMigration {
   readonly version: string
-  readonly checksum: string
+  /** Null where psql, the SQL editor or the Supabase CLI applied it: it is taken for the same file. */
+  readonly checksum: string | null
 }
 
 /** The migrations that this release brings, oldest first. */
@@ -38,18 +39,35 @@ export function pendingMigrations(
   known: readonly Migration[],
   applied: readonly AppliedMigration[]
 ): Migration[] {
-  const checksums = new Map(applied.map(({ version, checksum }) => [version, checksum]))
-  const changed = known.filter(
-    ({ version, checksum }) => checksums.has(version) && checksums.get(version) !== checksum
-  )
+  const changed = changedMigrations(known, applied)
   if (changed.length)
     throw new StorageError(
       'schema_outdated',
       {},
-      `The database was made with other migrations of these names: ${changed.map(({ version }) => version).join(', ')}. ` +
+      `The database was made with other migrations of these names: ${changed.join(', ')}. ` +
         'Start the release that made it, or restore their files where these were edited.'
     )
-  return known.filter(({ version }) => !checksums.has(version))
+  return missingMigrations(known, applied)
+}
+
+/** Migrations that the database does not have. */
+export function missingMigrations(
+  known: readonly Migration[],
+  applied: readonly AppliedMigration[]
+): Migration[] {
+  const versions = new Set(applied.map(({ version }) => version))
+  return known.filter(({ version }) => !versions.has(version))
+}
+
+/** Migrations that the database has from another file than that of this release. */
+export function changedMigrations(
+  known: readonly Migration[],
+  applied: readonly AppliedMigration[]
+): string[] {
+  const checksums = new Map(applied.map(({ version, checksum }) => [version, checksum]))
+  return known
+    .filter(({ version, checksum }) => (checksums.get(version) ?? checksum) !== checksum)
+    .map(({ version }) => version)
 }
 
 /** Migrations that the database has and this release does not know, so made by a newer one. */

@@ -2,6 +2,8 @@ import pg from 'pg'
 import { reasonOf } from '../reason.js'
 import { StorageError } from './errors.js'
 import {
+  type AppliedMigration,
+  changedMigrations,
   type Migration,
   pendingMigrations,
   readMigrations,
@@ -25,10 +27,7 @@ export interface MigrationStatus {
   readonly appliedAt: string | null
 }
 
-interface AppliedRow {
-  readonly version: string
-  /** Null where psql, the SQL editor or the Supabase CLI applied it. */
-  readonly checksum: string | null
+interface AppliedRow extends AppliedMigration {
   readonly applied_at: string
 }
 
@@ -57,13 +56,13 @@ export async function migrationStatus(url: string): Promise<MigrationStatus[]> {
   const known = readMigrations('postgres')
   const applied = await withClient(url, readApplied)
   const rows = new Map(applied.map((row) => [row.version, row]))
-  const states = known.map(({ version, checksum }): MigrationStatus => {
+  const changed = new Set(changedMigrations(known, applied))
+  const states = known.map(({ version }): MigrationStatus => {
     const row = rows.get(version)
-    const isSame = row?.checksum === null || row?.checksum === checksum
-    const state = !row ? 'pending' : isSame ? 'applied' : 'changed'
+    const state = !row ? 'pending' : changed.has(version) ? 'changed' : 'applied'
     return { version, state, appliedAt: row?.applied_at ?? null }
   })
-  const newer = unknownMigrations(known, withChecksums(applied)).map(
+  const newer = unknownMigrations(known, applied).map(
     (version): MigrationStatus => ({
       version,
       state: 'newer',
@@ -77,7 +76,7 @@ export async function migrationStatus(url: string): Promise<MigrationStatus[]> {
 export async function migrationSql(url?: string): Promise<string> {
   const known = readMigrations('postgres')
   const applied = url === undefined ? [] : await withClient(url, readApplied)
-  return pendingMigrations(known, withChecksums(applied))
+  return pendingMigrations(known, applied)
     .map(({ version, sql }) => `-- ${version}\n${sql}`)
     .join('\n')
 }
@@ -88,7 +87,7 @@ async function applyNext(client: pg.Client): Promise<string | null> {
   try {
     await client.query('select pg_advisory_xact_lock($1)', [LOCK])
     const applied = await readApplied(client)
-    const [next] = pendingMigrations(readMigrations('postgres'), withChecksums(applied))
+    const [next] = pendingMigrations(readMigrations('postgres'), applied)
     if (next) await applyMigration(client, next)
     await client.query('commit')
     return next?.version ?? null
@@ -124,15 +123,6 @@ async function readApplied(client: pg.Client): Promise<AppliedRow[]> {
        from public.schema_migrations order by version`
   )
   return applied.rows
-}
-
-/** Nobody knows what other tools applied: it is taken for the file of the same name. */
-function withChecksums(applied: readonly AppliedRow[]) {
-  const known = new Map(readMigrations('postgres').map((each) => [each.version, each.checksum]))
-  return applied.map(({ version, checksum }) => ({
-    version,
-    checksum: checksum ?? known.get(version) ?? ''
-  }))
 }
 
 async function withClient<T>(url: string, run: (client: pg.Client) => Promise<T>): Promise<T> {

@@ -4,7 +4,7 @@ import type { AnyResource, Column } from '../../schemas/resource.js'
 import { createGroups } from './commit-groups.js'
 import type { Driver, DriverChange, DriverQuery, DriverRow } from './driver.js'
 import { StorageError } from './errors.js'
-import { readMigrations } from './migrations.js'
+import { type AppliedMigration, readMigrations } from './migrations.js'
 import type { TenantId } from './port.js'
 import {
   type ConnectionOptions,
@@ -156,7 +156,7 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
         `Row level security hides every row from ${role}: connect as the owner of the tables.`
       )
     assertSchemaLevel(known, applied, warn)
-    return applied.at(-1) ?? null
+    return applied.at(-1)?.version ?? null
   }
 
   try {
@@ -248,13 +248,14 @@ function onlyInserts(changes: readonly DriverChange[]): boolean {
 
 const schemaStatement: Statement = {
   text: `
-    select array(select version from public.schema_migrations order by version), current_user,
-      row_security_active('public.schema_migrations')`,
+    select array(select json_build_object('version', version, 'checksum', checksum)
+        from public.schema_migrations order by version),
+      current_user, row_security_active('public.schema_migrations')`,
   values: [],
   onePlan: true
 }
 
-type SchemaState = [versions: string[], role: string, hidden: boolean]
+type SchemaState = [applied: AppliedMigration[], role: string, hidden: boolean]
 
 function getStatement(resource: AnyResource, tenant: TenantId | null, key: string): Statement {
   const where = new Conditions()

@@ -1,24 +1,33 @@
 import { isStorageError, StorageError } from './errors.js'
-import { type Migration, unknownMigrations } from './migrations.js'
+import {
+  type AppliedMigration,
+  changedMigrations,
+  type Migration,
+  missingMigrations,
+  unknownMigrations
+} from './migrations.js'
 
 /**
  * Compares the migrations of a database with those of this release. A newer database is accepted
- * with a warning, so that instances of two releases can serve it while one replaces the other.
+ * with a warning, so that instances of two releases can serve it while one replaces the other; so is
+ * one that an edited file has made, which the runner of migrations refuses and whose rows can be served.
  * @throws StorageError `schema_outdated` where migrations are missing.
  */
 export function assertSchemaLevel(
   known: readonly Migration[],
-  applied: readonly string[],
+  applied: readonly AppliedMigration[],
   onWarning: (message: string) => void
 ): void {
-  const missing = known.filter(({ version }) => !applied.includes(version))
-  if (missing.length) throw missingMigrations(missing)
-  const unknown = unknownMigrations(
-    known,
-    applied.map((version) => ({ version, checksum: '' }))
-  )
+  const missing = missingMigrations(known, applied)
+  if (missing.length) throw outdated(missing)
+  const unknown = unknownMigrations(known, applied)
   if (unknown.length)
     onWarning(`The database has migrations of a newer release: ${unknown.join(', ')}.`)
+  const changed = changedMigrations(known, applied)
+  if (changed.length)
+    onWarning(
+      `\`npm run migrate\` will refuse the database, which has other migrations of these names: ${changed.join(', ')}.`
+    )
 }
 
 /**
@@ -28,12 +37,12 @@ export function assertSchemaLevel(
 export function namingMigrations(known: readonly Migration[]) {
   return (error: unknown): never => {
     if (!isStorageError(error, 'schema_outdated')) throw error
-    throw missingMigrations(known, error)
+    throw outdated(known, error)
   }
 }
 
 /** Says which migrations a database needs and how it gets them. */
-function missingMigrations(missing: readonly Migration[], cause?: unknown): StorageError {
+function outdated(missing: readonly Migration[], cause?: unknown): StorageError {
   const files = missing.map(({ version }) => `migrations/postgres/${version}.sql`).join(', ')
   return new StorageError(
     'schema_outdated',

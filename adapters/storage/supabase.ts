@@ -5,7 +5,7 @@ import { fetchText, NoAnswer, parseError } from '../fetch-text.js'
 import { createKeepAliveFetch } from '../keep-alive-fetch.js'
 import type { Driver, DriverQuery } from './driver.js'
 import { StorageError } from './errors.js'
-import { readMigrations } from './migrations.js'
+import { type AppliedMigration, readMigrations } from './migrations.js'
 import { assertSchemaLevel, namingMigrations } from './schema-level.js'
 import {
   decodeRow,
@@ -87,11 +87,15 @@ export async function openSupabase(options: SupabaseOptions): Promise<Driver> {
   /** The newest migration applied, once it is sure that this release can work with it. */
   async function checkSchema(warn: (message: string) => void): Promise<string | null> {
     const answer = await read((signal) =>
-      client.from('schema_migrations').select('version').order('version').abortSignal(signal)
+      client
+        .from('schema_migrations')
+        .select('version,checksum')
+        .order('version')
+        .abortSignal(signal)
     ).catch(namingMigrations(known))
-    const applied = rowsOf(answer).map(({ version }) => version as string)
+    const applied = rowsOf(answer) as unknown as AppliedMigration[]
     assertSchemaLevel(known, applied, warn)
-    return applied.at(-1) ?? null
+    return applied.at(-1)?.version ?? null
   }
 
   await checkSchema(onWarning)

@@ -239,6 +239,10 @@ async function testRunner(t: Test, server: PostgresServer) {
     )
     t.strictSame((await migrationStatus(url)).at(-1)?.state, 'changed')
     await t.rejects(migratePostgres({ url }), { code: 'schema_outdated', message: newest })
+    const warnings: string[] = []
+    const driver = await openPostgres({ url, onWarning: (message) => warnings.push(message) })
+    t.match(warnings, [`has other migrations of these names: ${newest}.`], 'the server warns')
+    await driver.close()
   })
 
   t.test('a connection that breaks on the way leaves what is applied', async (t) => {
@@ -482,20 +486,31 @@ async function testPrivileges(t: Test, project: LocalSupabase) {
 }
 
 async function testWays(t: Test, { server, database, url, legacyKeys, keys }: LocalSupabase) {
-  t.test('a project of a newer release is accepted, one of an older is refused', async (t) => {
-    const warnings: string[] = []
-    const options = { url, key: keys.secret, onWarning: (each: string) => warnings.push(each) }
-    const query = (sql: string) => server.query(database, sql)
-    await query("insert into public.schema_migrations values ('29991231000000_later')")
-    await (await openSupabase(options)).close()
-    t.match(warnings, [/newer release: 29991231000000_later/])
-    await query(
-      `delete from public.schema_migrations where version in ('${newest}', '29991231000000_later')`
-    )
-    const message = new RegExp(`${newest}.sql.*npm run migrate.*psql.*SQL editor.*supabase db push`)
-    await t.rejects(openSupabase(options), { code: 'schema_outdated', message })
-    await query(`insert into public.schema_migrations values ('${newest}')`)
-  })
+  t.test(
+    'a project of a newer or edited release is accepted, one of an older is refused',
+    async (t) => {
+      const warnings: string[] = []
+      const options = { url, key: keys.secret, onWarning: (each: string) => warnings.push(each) }
+      const query = (sql: string) => server.query(database, sql)
+      await query("insert into public.schema_migrations values ('29991231000000_later')")
+      await query(
+        `update public.schema_migrations set checksum = 'other' where version = '${newest}'`
+      )
+      await (await openSupabase(options)).close()
+      t.match(warnings, [
+        /newer release: 29991231000000_later/,
+        `has other migrations of these names: ${newest}.`
+      ])
+      await query(
+        `delete from public.schema_migrations where version in ('${newest}', '29991231000000_later')`
+      )
+      const message = new RegExp(
+        `${newest}.sql.*npm run migrate.*psql.*SQL editor.*supabase db push`
+      )
+      await t.rejects(openSupabase(options), { code: 'schema_outdated', message })
+      await query(`insert into public.schema_migrations values ('${newest}')`)
+    }
+  )
 
   t.test('keys of both kinds open the project, and nothing else does', async (t) => {
     for (const key of [legacyKeys.service_role, keys.secret])
