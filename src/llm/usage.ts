@@ -216,7 +216,7 @@ export function createUsage({ storage, warn, now = () => new Date() }: UsageOpti
 /** Totals of whole days. */
 export interface UsageReport {
   readonly totals: readonly LlmUsageTotal[]
-  /** The day before those, where the period has more of them than one report. */
+  /** The newest day whose totals did not fit, or null where all did. */
   readonly next: string | null
 }
 
@@ -227,13 +227,16 @@ export interface UsageReport {
  */
 export async function reportUsage(store: Store, period: UsagePeriod): Promise<UsageReport> {
   const totals: LlmUsageTotal[] = []
-  let sums = new Map<string, LlmUsageTotal>()
+  const sums = new Map<string, LlmUsageTotal>()
   let current: string | undefined
+  function endDay(): void {
+    totals.push(...[...sums.values()].sort(byModelUser))
+    sums.clear()
+  }
   for await (const row of rowsOf(store, period)) {
     const day = row.day.slice(0, 10)
     if (day !== current) {
-      totals.push(...[...sums.values()].sort(byModelUser))
-      sums = new Map()
+      endDay()
       current = day
     }
     addTo(sums, day, row)
@@ -242,7 +245,7 @@ export async function reportUsage(store: Store, period: UsagePeriod): Promise<Us
       return { totals, next: day }
     }
   }
-  totals.push(...[...sums.values()].sort(byModelUser))
+  endDay()
   return { totals, next: null }
 }
 
@@ -270,7 +273,7 @@ function addTo(sums: Map<string, LlmUsageTotal>, day: string, row: Stored<typeof
 }
 
 function refuseDay(day: string): never {
-  const detail = `leads to ${day}, which alone has more than ${MOST_REPORTED} totals: ask for one user or model`
+  const detail = `leads to ${day}, which alone has more than ${MOST_REPORTED} totals: ask for one user or model, or for the days before it`
   refuseValue('query', '/until', detail)
 }
 

@@ -206,7 +206,7 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
       description:
         'Of the tenant, newest day first. What other instances have counted in the last ten ' +
         'seconds may be missing. Beyond 10,000 sums `Link` has the address of the days before; a ' +
-        'day that alone has more is refused: ask for one user or model.'
+        'day that alone has more is refused: ask for one user or model, or for the days before it.'
     },
     query: LlmUsageQuery,
     answers: {

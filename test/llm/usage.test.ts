@@ -291,6 +291,28 @@ t.test('what could not be written of a day that is over is written later', async
   t.equal((await rows()).length, 2)
 })
 
+t.test('a report is by day, the newest first, then by model and user', async (t) => {
+  const { storage, call, send } = await usageOn(t)
+  const [first, second] = [uuid(), uuid()].sort() as [string, string]
+  for (const day of ['2026-01-30', '2026-01-31']) {
+    const usage = createUsage({ storage, warn: () => {}, now: () => new Date(`${day}T12:00:00Z`) })
+    for (const [model, user] of [
+      ['n', first],
+      ['m', second],
+      ['m', first]
+    ] as const)
+      usage.add(call({ model, user }))
+    await usage.close()
+  }
+  const report = await send('GET', '/llm/usage?since=2026-01-30&until=2026-01-31')
+  const order = (day: string) => [
+    { day, model: 'm', user_id: first },
+    { day, model: 'm', user_id: second },
+    { day, model: 'n', user_id: first }
+  ]
+  t.match(report.json(), [...order('2026-01-31'), ...order('2026-01-30')])
+})
+
 t.test('a report of very many totals goes on where Link says, in whole days', async (t) => {
   const { storage, call, send } = await usageOn(t)
   const add = async (day: string, users: number) => {
@@ -327,7 +349,12 @@ t.test('a report of very many totals goes on where Link says, in whole days', as
   const refused = await report('until=2026-01-31')
   t.match(refused.json(), {
     status: 400,
-    errors: [{ pointer: '/until', detail: /2026-01-31, which alone has more than 10000 totals/ }]
+    errors: [
+      {
+        pointer: '/until',
+        detail: /2026-01-31, which alone has more than 10000 totals: .* or for the days before it$/
+      }
+    ]
   })
   const ofUser = await report(`until=2026-01-31&user_id=${user}`)
   t.match(ofUser.json(), [{ calls: 3 }, { calls: 1 }, { calls: 1 }])
