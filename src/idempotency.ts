@@ -82,14 +82,14 @@ export function createIdempotency({ storage, keyring, lifeMs }: IdempotencyOptio
     /** What stores the record, in the place of one that is over. */
     function recordChanges(
       old: StoredRecord | null,
-      { resource, insteadOfRepeat }: { resource: AnyResource; insteadOfRepeat?: string },
+      { resource, insteadOfRepeat }: Pick<Creation<AnyResource>, 'resource' | 'insteadOfRepeat'>,
       row: Readonly<Record<string, unknown>>
     ): Change[] {
       const record: NewRow<typeof idempotencyKeys> = {
         id,
         request_digest: digests[0],
         resource_id: row[resource.key] as string,
-        content: insteadOfRepeat ? null : shownColumns(resource, row),
+        content: insteadOfRepeat === undefined ? shownColumns(resource, row) : null,
         expires_at: new Date(Date.now() + lifeMs).toISOString()
       }
       const about = { resource: idempotencyKeys, key: id } as const
@@ -101,7 +101,7 @@ export function createIdempotency({ storage, keyring, lifeMs }: IdempotencyOptio
 
     function replay(
       { request_digest, resource_id, content, ...record }: StoredRecord,
-      { insteadOfRepeat }: { insteadOfRepeat?: string }
+      { insteadOfRepeat }: Pick<Creation<AnyResource>, 'insteadOfRepeat'>
     ) {
       if (!digests.includes(request_digest)) throw new ApiError('idempotency_key_reused')
       if (content === null)
