@@ -1,0 +1,22 @@
+import { transformSync } from 'esbuild'
+
+/**
+ * Lets tap compile with what compiles the build, and in a third of the time that TypeScript takes: each
+ * test file is a process of its own, which compiles all that it imports.
+ *
+ * @see https://typestrong.org/ts-node/docs/transpilers/
+ */
+export function create() {
+  return {
+    transpile(source, { fileName }) {
+      const options = {
+        loader: 'ts',
+        target: 'es2023',
+        sourcemap: 'external',
+        sourcefile: fileName
+      }
+      const { code, map } = transformSync(source, options)
+      return { outputText: code, sourceMapText: map }
+    }
+  }
+}
