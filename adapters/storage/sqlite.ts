@@ -14,7 +14,12 @@ import {
   withColumns
 } from './driver.js'
 import { StorageError, type StorageErrorDetails } from './errors.js'
-import { pendingMigrations, readMigrations, unknownMigrations } from './migrations.js'
+import {
+  type AppliedMigration,
+  pendingMigrations,
+  readMigrations,
+  unknownMigrations
+} from './migrations.js'
 import type { TenantId } from './port.js'
 
 export interface SqliteOptions {
@@ -252,7 +257,8 @@ function openDatabase({ path, maxPages, mayMake = true }: SqliteOptions) {
     assertNoFolder(path)
     const db = new Database(path, { timeout: lockTimeoutAtStart, fileMustExist: !mayMake })
     try {
-      if (!mayMake && !hasMigrations(db)) throw noDatabase(path)
+      // Before anything is written: a file of another program or release stays as it is.
+      if (readPending(db, path).isNew && !mayMake) throw noDatabase(path)
       // Must come before the first table; has no effect on a file that has one.
       db.pragma('auto_vacuum = INCREMENTAL')
       db.pragma('journal_mode = WAL')
@@ -260,7 +266,7 @@ function openDatabase({ path, maxPages, mayMake = true }: SqliteOptions) {
       db.pragma('foreign_keys = ON')
       db.pragma('trusted_schema = OFF')
       if (maxPages !== undefined) db.pragma(`max_page_count = ${maxPages}`)
-      return { db, migration: migrate(db) }
+      return { db, migration: migrate(db, path) }
     } catch (error) {
       db.close()
       throw error
@@ -271,11 +277,6 @@ function openDatabase({ path, maxPages, mayMake = true }: SqliteOptions) {
 function noDatabase(path: string): StorageError {
   const message = `There is no database of the API at ${path}. Name the file that the server uses.`
   return new StorageError('unavailable', {}, message)
-}
-
-function hasMigrations(db: Connection): boolean {
-  const sql = "select 1 from sqlite_schema where type = 'table' and name = 'schema_migrations'"
-  return db.prepare(sql).get() !== undefined
 }
 
 function makeFolderOf(path: string): void {
@@ -312,26 +313,19 @@ function assertWritable(path: string): void {
 /** Nothing else runs yet, so the event loop may wait for another process to finish migrating. */
 const lockTimeoutAtStart = 5000
 
+const known = readMigrations('sqlite')
+
+const migrationsTable = `
+  create table schema_migrations (
+    version text primary key, checksum text not null, applied_at text not null
+  ) strict`
+
 /** Brings the schema to this release and returns its newest migration. */
-function migrate(db: Connection): string | null {
-  db.exec(
-    `create table if not exists schema_migrations (
-         version text primary key, checksum text not null, applied_at text not null
-       ) strict`
-  )
-  const known = readMigrations('sqlite')
+function migrate(db: Connection, path: string): string | null {
   db.transaction(() => {
-    const applied = db
-      .prepare<[], { version: string; checksum: string }>('select * from schema_migrations')
-      .all()
-    const unknown = unknownMigrations(known, applied)
-    if (unknown.length)
-      throw new StorageError(
-        'schema_outdated',
-        {},
-        `The database was migrated by a newer release (${unknown.join(', ')}). Start that release, or use another file.`
-      )
-    for (const { version, sql, checksum } of pendingMigrations(known, applied)) {
+    const { isNew, pending } = readPending(db, path)
+    if (isNew) db.exec(migrationsTable)
+    for (const { version, sql, checksum } of pending) {
       db.exec(sql)
       db.prepare('insert into schema_migrations values (?, ?, ?)').run(
         version,
@@ -342,6 +336,31 @@ function migrate(db: Connection): string | null {
   }).immediate()
   db.pragma(`busy_timeout = ${BUSY_TIMEOUT_MS}`)
   return known.at(-1)?.version ?? null
+}
+
+/**
+ * The migrations that a database needs, and whether it is empty.
+ * @throws StorageError where it is not for this release to change.
+ */
+function readPending(db: Connection, path: string) {
+  const tables = db
+    .prepare<[], string>("select name from sqlite_schema where type = 'table'")
+    .pluck()
+    .all()
+  const isNew = tables.length === 0
+  if (!isNew && !tables.includes('schema_migrations'))
+    throw cannotOpen(`${path} has tables of another program. Name another file`)
+  const applied = isNew
+    ? []
+    : db.prepare<[], AppliedMigration>('select * from schema_migrations').all()
+  const unknown = unknownMigrations(known, applied)
+  if (unknown.length)
+    throw new StorageError(
+      'schema_outdated',
+      {},
+      `The database was migrated by a newer release (${unknown.join(', ')}). Start that release, or use another file.`
+    )
+  return { isNew, pending: pendingMigrations(known, applied) }
 }
 
 interface Table {

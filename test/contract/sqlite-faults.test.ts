@@ -374,11 +374,10 @@ t.test('a read-only file', async (t) => {
   })
 })
 
-t.test('a file that was made by something else cannot be made smaller', async (t) => {
-  const path = await databasePath(t)
-  changeSchema(path, 'create table other (id integer)')
+t.test('a file whose settings somebody has changed cannot be made smaller', async (t) => {
+  const { path, tenant } = await preparedDatabase(t)
+  changeSchema(path, 'pragma journal_mode = DELETE; pragma auto_vacuum = NONE; vacuum')
   const storage = openStorage(t, { path })
-  const tenant = await createTenant(storage)
   await insertTemplate(storage, tenant, 'long', 'x'.repeat(100_000))
   const remove = { op: 'delete', resource: templates, key: 'long' } as const
   await storage.commit({ tenant, changes: [remove] })
@@ -390,6 +389,19 @@ t.test('a file that is no database', async (t) => {
   await writeFile(path, 'Dear diary, '.repeat(1000))
   t.throws(() => openSqlite({ path }), { code: 'unavailable', message: /not an SQLite database/ })
   t.equal(await readFile(path, 'utf8'), 'Dear diary, '.repeat(1000), 'it is left as it was')
+})
+
+t.test('a database of another program', async (t) => {
+  const path = await databasePath(t)
+  changeSchema(path, 'create table users (id integer primary key); insert into users values (1)')
+  const before = await readFile(path)
+  for (const mayMake of [true, false])
+    t.throws(() => openSqlite({ path, mayMake }), {
+      name: 'StorageError',
+      code: 'unavailable',
+      message: `The database file cannot be opened: ${path} has tables of another program. Name another file.`
+    })
+  t.ok(before.equals(await readFile(path)), 'it is left as it was')
 })
 
 t.test('a path that cannot be a file', async (t) => {
