@@ -4,8 +4,8 @@ import { dirname, resolve } from 'node:path'
 /** Makes a folder and those above it, where they are missing, so that they outlive a power cut. */
 export function makeFolder(path: string): void {
   const folder = resolve(path)
-  const first = mkdirSync(folder, { recursive: true })
-  if (first === undefined) return
+  // One that is there may have been made by a process that was killed before it could flush.
+  const first = mkdirSync(folder, { recursive: true }) ?? folder
   for (let made = folder; made.length >= first.length; made = dirname(made))
     flushFolder(dirname(made))
 }

@@ -40,14 +40,15 @@ export function pendingMigrations(
   applied: readonly AppliedMigration[]
 ): Migration[] {
   const changed = changedMigrations(known, applied)
-  if (changed.length)
-    throw new StorageError(
-      'schema_outdated',
-      {},
-      `The database was made with other migrations of these names: ${changed.join(', ')}. ` +
-        'Start the release that made it, or restore their files where these were edited.'
-    )
+  if (changed.length) throw new StorageError('schema_outdated', {}, describeChanged(changed))
   return missingMigrations(known, applied)
+}
+
+export function describeChanged(versions: readonly string[]): string {
+  return (
+    `The database was made with other migrations of these names: ${versions.join(', ')}. ` +
+    'Start the release that made it, or restore their files where these were edited.'
+  )
 }
 
 /** Migrations that the database does not have. */

@@ -2,6 +2,7 @@ import { isStorageError, StorageError } from './errors.js'
 import {
   type AppliedMigration,
   changedMigrations,
+  describeChanged,
   type Migration,
   missingMigrations,
   unknownMigrations
@@ -25,9 +26,7 @@ export function assertSchemaLevel(
     onWarning(`The database has migrations of a newer release: ${unknown.join(', ')}.`)
   const changed = changedMigrations(known, applied)
   if (changed.length)
-    onWarning(
-      `\`npm run migrate\` will refuse the database, which has other migrations of these names: ${changed.join(', ')}.`
-    )
+    onWarning(`${describeChanged(changed)} Until then \`npm run migrate\` refuses it.`)
 }
 
 /**

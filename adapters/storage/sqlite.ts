@@ -16,6 +16,7 @@ import {
 import { StorageError, type StorageErrorDetails } from './errors.js'
 import {
   type AppliedMigration,
+  type Migration,
   pendingMigrations,
   readMigrations,
   unknownMigrations
@@ -251,17 +252,17 @@ function answer(members: readonly Member[], outcomes: readonly Outcome[]): void 
 /** The connection, and the newest migration of its schema. */
 function openDatabase({ path, maxPages, mayMake = true }: SqliteOptions) {
   return guard(() => {
-    if (mayMake) makeFolderOf(path)
+    if (mayMake) makeFolderAbove(path)
     else if (!existsSync(path)) throw noDatabase(path)
     assertWritable(path)
     assertNoFolder(path)
     const db = new Database(path, { timeout: lockTimeoutAtStart, fileMustExist: !mayMake })
     try {
-      // Before anything is written: a file of another program or release stays as it is.
-      if (readPending(db, path).isNew && !mayMake) throw noDatabase(path)
+      // Before the first statement that writes: what is not ours gets nothing of ours.
+      if (inspectSchema(db, path).isNew && !mayMake) throw noDatabase(path)
       // Must come before the first table; has no effect on a file that has one.
       db.pragma('auto_vacuum = INCREMENTAL')
-      db.pragma('journal_mode = WAL')
+      useWriteAheadLog(db)
       db.pragma('synchronous = FULL')
       db.pragma('foreign_keys = ON')
       db.pragma('trusted_schema = OFF')
@@ -279,7 +280,7 @@ function noDatabase(path: string): StorageError {
   return new StorageError('unavailable', {}, message)
 }
 
-function makeFolderOf(path: string): void {
+function makeFolderAbove(path: string): void {
   try {
     makeFolder(dirname(path))
   } catch (cause) {
@@ -313,17 +314,34 @@ function assertWritable(path: string): void {
 /** Nothing else runs yet, so the event loop may wait for another process to finish migrating. */
 const lockTimeoutAtStart = 5000
 
-const known = readMigrations('sqlite')
+const migrations = readMigrations('sqlite')
 
 const migrationsTable = `
   create table schema_migrations (
     version text primary key, checksum text not null, applied_at text not null
   ) strict`
 
+/** SQLite's own are of no program, and Litestream's may come before the API's. */
+const foreignTables = `
+  select name from sqlite_schema where type in ('table', 'view')
+    and name not glob 'sqlite_*' and name not glob '_litestream_*'`
+
+/** This mode is refused at once where another process holds a lock: others wait for it. */
+function useWriteAheadLog(db: Connection): void {
+  for (;;)
+    try {
+      db.pragma('journal_mode = WAL')
+      return
+    } catch (error) {
+      if (codeOf(error) !== 'SQLITE_BUSY') throw error
+      db.exec('begin exclusive; rollback')
+    }
+}
+
 /** Brings the schema to this release and returns its newest migration. */
 function migrate(db: Connection, path: string): string | null {
   db.transaction(() => {
-    const { isNew, pending } = readPending(db, path)
+    const { isNew, pending } = inspectSchema(db, path)
     if (isNew) db.exec(migrationsTable)
     for (const { version, sql, checksum } of pending) {
       db.exec(sql)
@@ -335,32 +353,34 @@ function migrate(db: Connection, path: string): string | null {
     }
   }).immediate()
   db.pragma(`busy_timeout = ${BUSY_TIMEOUT_MS}`)
-  return known.at(-1)?.version ?? null
+  return migrations.at(-1)?.version ?? null
 }
 
-/**
- * The migrations that a database needs, and whether it is empty.
- * @throws StorageError where it is not for this release to change.
- */
-function readPending(db: Connection, path: string) {
-  const tables = db
-    .prepare<[], string>("select name from sqlite_schema where type = 'table'")
-    .pluck()
-    .all()
-  const isNew = tables.length === 0
-  if (!isNew && !tables.includes('schema_migrations'))
+interface SchemaState {
+  /** Whether the file has nothing of the API yet. */
+  readonly isNew: boolean
+  readonly pending: readonly Migration[]
+}
+
+/** @throws StorageError where the database is not for this release to change. */
+function inspectSchema(db: Connection, path: string): SchemaState {
+  const texts = (sql: string) => db.prepare<[], string>(sql).pluck().all()
+  // Other tools have a table of this name, too.
+  const columns = texts("select name from pragma_table_info('schema_migrations')")
+  const isNew = columns.join() !== 'version,checksum,applied_at'
+  if (isNew && texts(foreignTables).length > 0)
     throw cannotOpen(`${path} has tables of another program. Name another file`)
   const applied = isNew
     ? []
     : db.prepare<[], AppliedMigration>('select * from schema_migrations').all()
-  const unknown = unknownMigrations(known, applied)
+  const unknown = unknownMigrations(migrations, applied)
   if (unknown.length)
     throw new StorageError(
       'schema_outdated',
       {},
       `The database was migrated by a newer release (${unknown.join(', ')}). Start that release, or use another file.`
     )
-  return { isNew, pending: pendingMigrations(known, applied) }
+  return { isNew, pending: pendingMigrations(migrations, applied) }
 }
 
 interface Table {

@@ -93,7 +93,12 @@ export async function openSupabase(options: SupabaseOptions): Promise<Driver> {
         .order('version')
         .abortSignal(signal)
     ).catch(namingMigrations(known))
-    const applied = rowsOf(answer) as unknown as AppliedMigration[]
+    const applied = rowsOf(answer).map(
+      ({ version, checksum }): AppliedMigration => ({
+        version: version as string,
+        checksum: checksum as string | null
+      })
+    )
     assertSchemaLevel(known, applied, warn)
     return applied.at(-1)?.version ?? null
   }

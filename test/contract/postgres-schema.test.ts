@@ -241,7 +241,7 @@ async function testRunner(t: Test, server: PostgresServer) {
     await t.rejects(migratePostgres({ url }), { code: 'schema_outdated', message: newest })
     const warnings: string[] = []
     const driver = await openPostgres({ url, onWarning: (message) => warnings.push(message) })
-    t.match(warnings, [`has other migrations of these names: ${newest}.`], 'the server warns')
+    t.match(warnings, [`with other migrations of these names: ${newest}.`], 'the server warns')
     await driver.close()
   })
 
@@ -487,7 +487,7 @@ async function testPrivileges(t: Test, project: LocalSupabase) {
 
 async function testWays(t: Test, { server, database, url, legacyKeys, keys }: LocalSupabase) {
   t.test(
-    'a project of a newer or edited release is accepted, one of an older is refused',
+    'a project of a newer release or an edited migration is accepted, one of an older is refused',
     async (t) => {
       const warnings: string[] = []
       const options = { url, key: keys.secret, onWarning: (each: string) => warnings.push(each) }
@@ -499,7 +499,7 @@ async function testWays(t: Test, { server, database, url, legacyKeys, keys }: Lo
       await (await openSupabase(options)).close()
       t.match(warnings, [
         /newer release: 29991231000000_later/,
-        `has other migrations of these names: ${newest}.`
+        `with other migrations of these names: ${newest}.`
       ])
       await query(
         `delete from public.schema_migrations where version in ('${newest}', '29991231000000_later')`

@@ -1,6 +1,7 @@
 import { chmod, mkdir, mkdtemp, open, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { mock } from 'node:test'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
@@ -392,16 +393,56 @@ t.test('a file that is no database', async (t) => {
 })
 
 t.test('a database of another program', async (t) => {
+  for (const sql of [
+    'create table users (id integer primary key)',
+    'create view answer as select 42',
+    'create table schema_migrations (version text primary key)',
+    "create table schema_migrations (version text); insert into schema_migrations values ('1')"
+  ]) {
+    const path = await databasePath(t)
+    changeSchema(path, sql)
+    const before = await readFile(path)
+    for (const mayMake of [true, false])
+      t.throws(() => openSqlite({ path, mayMake }), {
+        name: 'StorageError',
+        code: 'unavailable',
+        message: `The database file cannot be opened: ${path} has tables of another program. Name another file.`
+      })
+    t.ok(before.equals(await readFile(path)), `it is left as it was: ${sql}`)
+  }
+})
+
+t.test('a file that has nothing but tables of SQLite and Litestream', async (t) => {
   const path = await databasePath(t)
-  changeSchema(path, 'create table users (id integer primary key); insert into users values (1)')
-  const before = await readFile(path)
-  for (const mayMake of [true, false])
-    t.throws(() => openSqlite({ path, mayMake }), {
-      name: 'StorageError',
-      code: 'unavailable',
-      message: `The database file cannot be opened: ${path} has tables of another program. Name another file.`
-    })
-  t.ok(before.equals(await readFile(path)), 'it is left as it was')
+  changeSchema(
+    path,
+    `create table once (id integer primary key autoincrement);
+     drop table once;
+     create table _litestream_seq (id integer primary key, seq integer)`
+  )
+  await createTenant(openStorage(t, { path }))
+})
+
+t.test('a new file that another process locks while its mode is set', async (t) => {
+  const path = await databasePath(t)
+  const { pragma } = Database.prototype
+  t.teardown(() => mock.restoreAll())
+  let refused = 0
+  mock.method(Database.prototype, 'pragma', function (this: Connection, ...given: [string]) {
+    if (refused > 0 || !given[0].startsWith('journal_mode')) return pragma.apply(this, given)
+    const other = new Database(path)
+    other.exec('begin immediate')
+    try {
+      return pragma.apply(this, given)
+    } catch (error) {
+      refused++
+      throw error
+    } finally {
+      other.close()
+    }
+  })
+  await createTenant(openStorage(t, { path }))
+  t.equal(refused, 1)
 })
 
 t.test('a path that cannot be a file', async (t) => {
@@ -469,11 +510,14 @@ t.test('a database of a newer release', async (t) => {
   changeSchema(path, "insert into schema_migrations values ('99991231000000_next', 'x', 'now')")
   await t.rejects(running.ping(), { code: 'schema_outdated' }, 'a running server is not ready')
   await running.close()
+  changeSchema(path, 'pragma journal_mode = DELETE')
+  const before = await readFile(path)
   t.throws(() => openSqlite({ path }), {
     name: 'StorageError',
     code: 'schema_outdated',
     message: /newer release \(99991231000000_next\)/
   })
+  t.ok(before.equals(await readFile(path)), 'it is left as it was')
   assertReleased(t, path)
 })
 

@@ -191,7 +191,9 @@ const strangeAnswers: readonly [
 t.test('answers of what stands before a project', async (t) => {
   let answer: (typeof strangeAnswers)[number] | undefined
   let requests = 0
-  const migrations = JSON.stringify(readMigrations('postgres').map(({ version }) => ({ version })))
+  const migrations = JSON.stringify(
+    readMigrations('postgres').map(({ version }) => ({ version, checksum: null }))
+  )
   const server = http.createServer((request, response) => {
     requests++
     request.resume()

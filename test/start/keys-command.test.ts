@@ -119,7 +119,7 @@ t.test('a look changes nothing: neither another file, nor what the keys are told
   const elsewhere = { SQLITE_PATH: './other.db', ENCRYPTION_KEY: key() }
   t.match(await runKeys(folder, elsewhere, 'check'), {
     code: 1,
-    output: /other.db has tables of another program. Name another file\./
+    output: /^The database file cannot be opened: \.\/other\.db has tables of another program\./
   })
   t.strictSame(other.prepare('select name from sqlite_schema').pluck().all(), ['photos'])
   other.close()

@@ -11,7 +11,8 @@ export function create() {
     transpile(source, { fileName }) {
       const options = {
         loader: 'ts',
-        target: 'es2023',
+        target: 'node20.19',
+        tsconfigRaw: { compilerOptions: { verbatimModuleSyntax: true } },
         sourcemap: 'external',
         sourcefile: fileName
       }
