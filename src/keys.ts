@@ -122,7 +122,7 @@ interface FoundKeys {
 }
 
 /**
- * What SQLite has committed outlives a power cut, and so must the keys to it. Whoever uses them flushes
+ * What SQLite has committed outlives a power cut, and so must the keys to it. Each server flushes
  * their name: the process that made them may have been killed before it could, or be about to.
  */
 function readOrMakeKeyFile(path: string): FoundKeys {

@@ -1,9 +1,10 @@
 import { randomBytes } from 'node:crypto'
-import fs, { statSync, writeFileSync } from 'node:fs'
+import fs, { mkdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { syncBuiltinESMExports } from 'node:module'
-import { join } from 'node:path'
+import { join, parse } from 'node:path'
 import { mock } from 'node:test'
 import t from 'tap'
+import { makeFolder } from '../../adapters/durable-folders.js'
 import { openMemory } from '../../adapters/storage/memory.js'
 import { type StorageEntry, storages } from '../../adapters/storage/registry.js'
 import { createStorage } from '../../adapters/storage/storage.js'
@@ -264,24 +265,50 @@ t.test('keys are made where folders cannot be flushed', async (t) => {
   t.match(loadKeys(readEnvironment({ SQLITE_PATH }), sqlite).origin, /^made now and kept in/)
 })
 
+t.test('folders are made where the path leads, links and all', async (t) => {
+  const folder = temporaryFolder(t)
+  const here = process.cwd()
+  t.teardown(() => process.chdir(here))
+  process.chdir(folder)
+  mkdirSync('a/b', { recursive: true })
+  symlinkSync('a/b', 'link')
+  for (const [path, real] of [
+    ['link/../c/app.db', 'a/c/app.db'],
+    ['d/app.db', 'd/app.db'],
+    ['app.db', 'app.db']
+  ] as const) {
+    loadKeys(readEnvironment({ SQLITE_PATH: path }), sqlite)
+    t.ok(statSync(join(folder, `${real}.keys`)).isFile(), path)
+  }
+  t.doesNotThrow(() => makeFolder(parse(folder).root))
+})
+
 t.test('keys that another process makes at the same time are those of both', async (t) => {
   const folder = temporaryFolder(t)
   const others = readEnvironment({ SQLITE_PATH: join(folder, 'other.db') })
   const made = loadKeys(others, sqlite)
-  const { linkSync } = fs
+  const { fsyncSync, linkSync } = fs
   t.teardown(() => {
     mock.restoreAll()
     syncBuiltinESMExports()
   })
   mock.method(fs, 'linkSync', (from: string, to: string) => {
     linkSync(join(folder, 'other.db.keys'), to)
+    linked = true
     linkSync(from, to)
   })
+  mock.method(fs, 'fsyncSync', (fd: number) => {
+    fsyncSync(fd)
+    flushed ||= linked && fs.fstatSync(fd).ino === statSync(folder).ino
+  })
+  let linked = false
+  let flushed = false
   syncBuiltinESMExports()
   const file = join(folder, 'app.db')
   const found = loadKeys(readEnvironment({ SQLITE_PATH: file }), sqlite)
   t.equal(found.authSecret, made.authSecret)
   t.equal(found.origin, `kept in ${file}.keys`)
+  t.ok(flushed, 'whoever is first')
   t.strictSame(fs.readdirSync(folder).sort(), ['app.db.keys', 'other.db.keys'])
 })
 
