@@ -11,7 +11,7 @@ import {
 /**
  * Compares the migrations of a database with those of this release. A newer database is accepted
  * with a warning, so that instances of two releases can serve it while one replaces the other; so is
- * one that an edited file has made, which the runner of migrations refuses and whose rows can be served.
+ * one that an edited file has made, which the runner of migrations refuses and which may serve all the same.
  * @throws StorageError `schema_outdated` where migrations are missing.
  */
 export function assertSchemaLevel(

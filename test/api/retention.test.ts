@@ -19,7 +19,7 @@ import { tenants } from '../../schemas/tenants.js'
 import { users } from '../../schemas/users.js'
 import { readEnvironment } from '../../src/configuration.js'
 import { prune, startRetention } from '../../src/retention.js'
-import { temporaryFolder, testStorages } from '../support/storages.js'
+import { memory, temporaryFolder, testStorages } from '../support/storages.js'
 import { troubledStorage } from '../support/troubled-storage.js'
 
 const NOW = new Date('2026-06-01T12:00:00.000Z')
@@ -346,8 +346,6 @@ for (const on of testStorages)
   })
 
 t.test('a storage that fails is asked again, and what it holds is pruned then', async (t) => {
-  const memory = testStorages.find(({ kind }) => kind === 'memory')
-  if (!memory) return
   const raw = await memory.open(t)
   const { left, expected } = await filledTenant(raw)
   const { storage, trouble } = troubledStorage(raw)
