@@ -326,7 +326,7 @@ const foreignTables = `
   select name from sqlite_schema where type in ('table', 'view')
     and name not glob 'sqlite_*' and name not glob '_litestream_*'`
 
-/** This mode is refused at once where another process holds a lock: others wait for it. */
+/** Other statements wait for the lock of another process: this one is refused at once. */
 function useWriteAheadLog(db: Connection): void {
   for (;;)
     try {

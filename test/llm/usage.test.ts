@@ -47,6 +47,13 @@ async function usageOn(t: Teardown, open = testStorages[0]?.open) {
   return { storage, tenant, rows, call, send: person.send }
 }
 
+/** Calls that one instance counts and writes on a day. */
+async function useOn(storage: Storage, day: string, calls: readonly UsedCall[]): Promise<void> {
+  const usage = createUsage({ storage, warn: () => {}, now: () => new Date(`${day}T12:00:00Z`) })
+  for (const call of calls) usage.add(call)
+  await usage.close()
+}
+
 async function allRowsOf(storage: Storage, tenant: TenantId) {
   const rows: Stored<typeof llmUsage>[] = []
   for await (const row of allRows(storage, { resource: llmUsage, tenant })) rows.push(row)
@@ -294,16 +301,12 @@ t.test('what could not be written of a day that is over is written later', async
 t.test('a report is by day, the newest first, then by model and user', async (t) => {
   const { storage, call, send } = await usageOn(t)
   const [first, second] = [uuid(), uuid()].sort() as [string, string]
-  for (const day of ['2026-01-30', '2026-01-31']) {
-    const usage = createUsage({ storage, warn: () => {}, now: () => new Date(`${day}T12:00:00Z`) })
-    for (const [model, user] of [
-      ['n', first],
-      ['m', second],
-      ['m', first]
-    ] as const)
-      usage.add(call({ model, user }))
-    await usage.close()
-  }
+  for (const day of ['2026-01-30', '2026-01-31'])
+    await useOn(storage, day, [
+      call({ model: 'n', user: first }),
+      call({ model: 'm', user: second }),
+      call({ model: 'm', user: first })
+    ])
   const report = await send('GET', '/llm/usage?since=2026-01-30&until=2026-01-31')
   const order = (day: string) => [
     { day, model: 'm', user_id: first },
@@ -315,11 +318,9 @@ t.test('a report is by day, the newest first, then by model and user', async (t)
 
 t.test('a report of very many totals goes on where Link says, in whole days', async (t) => {
   const { storage, call, send } = await usageOn(t)
-  const add = async (day: string, users: number) => {
-    const usage = createUsage({ storage, warn: () => {}, now: () => new Date(`${day}T12:00:00Z`) })
-    for (let n = 1; n < users; n++) usage.add(call({ user: uuid() }))
-    usage.add(call())
-    await usage.close()
+  async function add(day: string, users: number): Promise<void> {
+    const others = Array.from({ length: users - 1 }, () => call({ user: uuid() }))
+    await useOn(storage, day, [...others, call()])
   }
   await add('2026-01-29', 2)
   await add('2026-01-30', 6000)

@@ -3,7 +3,7 @@ import fs, { mkdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { syncBuiltinESMExports } from 'node:module'
 import { join, parse } from 'node:path'
 import { mock } from 'node:test'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { makeFolder } from '../../adapters/durable-folders.js'
 import { openMemory } from '../../adapters/storage/memory.js'
 import { type StorageEntry, storages } from '../../adapters/storage/registry.js'
@@ -24,6 +24,17 @@ function choice(variables: Record<string, string>) {
 }
 
 const key = () => randomBytes(32).toString('base64')
+
+/** Puts other functions in the place of those of `node:fs`, until the test ends. */
+function replaceInFs(t: Test, replacements: Partial<typeof fs>): void {
+  t.teardown(() => {
+    mock.restoreAll()
+    syncBuiltinESMExports()
+  })
+  for (const [name, replacement] of Object.entries(replacements))
+    mock.method(fs, name as 'fsyncSync', replacement as typeof fs.fsyncSync)
+  syncBuiltinESMExports()
+}
 
 t.test('variables have types, ranges and defaults', async (t) => {
   t.match(readEnvironment({}), {
@@ -220,22 +231,19 @@ t.test('keys are made once beside an SQLite file, for the owner alone', async (t
 t.test('keys and their name are on the disk before anything is encrypted with them', async (t) => {
   const folder = temporaryFolder(t)
   const { fsyncSync, linkSync } = fs
-  t.teardown(() => {
-    mock.restoreAll()
-    syncBuiltinESMExports()
-  })
   const done: string[] = []
-  mock.method(fs, 'fsyncSync', (fd: number) => {
-    fsyncSync(fd)
-    const { ino, size } = fs.fstatSync(fd)
-    const isSame = (name: string) => statSync(join(folder, name)).ino === ino
-    done.push(['', 'made', 'made/too'].find(isSame) ?? (size > 0 ? 'keys' : 'an empty file'))
+  replaceInFs(t, {
+    fsyncSync(fd) {
+      fsyncSync(fd)
+      const { ino, size } = fs.fstatSync(fd)
+      const isSame = (name: string) => statSync(join(folder, name)).ino === ino
+      done.push(['', 'made', 'made/too'].find(isSame) ?? (size > 0 ? 'keys' : 'an empty file'))
+    },
+    linkSync(from, to) {
+      linkSync(from, to)
+      done.push('link')
+    }
   })
-  mock.method(fs, 'linkSync', (from: string, to: string) => {
-    linkSync(from, to)
-    done.push('link')
-  })
-  syncBuiltinESMExports()
   const SQLITE_PATH = join(folder, 'made', 'too', 'app.db')
   const env = readEnvironment({ SQLITE_PATH })
   loadKeys(env, sqlite)
@@ -252,15 +260,12 @@ t.test('keys and their name are on the disk before anything is encrypted with th
 
 t.test('keys are made where folders cannot be flushed', async (t) => {
   const { fsyncSync } = fs
-  t.teardown(() => {
-    mock.restoreAll()
-    syncBuiltinESMExports()
+  replaceInFs(t, {
+    fsyncSync(fd) {
+      if (fs.fstatSync(fd).isDirectory()) throw Object.assign(new Error(), { code: 'EINVAL' })
+      fsyncSync(fd)
+    }
   })
-  mock.method(fs, 'fsyncSync', (fd: number) => {
-    if (fs.fstatSync(fd).isDirectory()) throw Object.assign(new Error(), { code: 'EINVAL' })
-    fsyncSync(fd)
-  })
-  syncBuiltinESMExports()
   const SQLITE_PATH = join(temporaryFolder(t), 'made', 'app.db')
   t.match(loadKeys(readEnvironment({ SQLITE_PATH }), sqlite).origin, /^made now and kept in/)
 })
@@ -288,22 +293,19 @@ t.test('keys that another process makes at the same time are those of both', asy
   const others = readEnvironment({ SQLITE_PATH: join(folder, 'other.db') })
   const made = loadKeys(others, sqlite)
   const { fsyncSync, linkSync } = fs
-  t.teardown(() => {
-    mock.restoreAll()
-    syncBuiltinESMExports()
-  })
-  mock.method(fs, 'linkSync', (from: string, to: string) => {
-    linkSync(join(folder, 'other.db.keys'), to)
-    linked = true
-    linkSync(from, to)
-  })
-  mock.method(fs, 'fsyncSync', (fd: number) => {
-    fsyncSync(fd)
-    flushed ||= linked && fs.fstatSync(fd).ino === statSync(folder).ino
-  })
   let linked = false
   let flushed = false
-  syncBuiltinESMExports()
+  replaceInFs(t, {
+    linkSync(from, to) {
+      linkSync(join(folder, 'other.db.keys'), to)
+      linked = true
+      linkSync(from, to)
+    },
+    fsyncSync(fd) {
+      fsyncSync(fd)
+      flushed ||= linked && fs.fstatSync(fd).ino === statSync(folder).ino
+    }
+  })
   const file = join(folder, 'app.db')
   const found = loadKeys(readEnvironment({ SQLITE_PATH: file }), sqlite)
   t.equal(found.authSecret, made.authSecret)

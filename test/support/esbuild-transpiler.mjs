@@ -1,4 +1,7 @@
+import { readFileSync } from 'node:fs'
 import { transformSync } from 'esbuild'
+
+const tsconfigRaw = readFileSync(new URL('../../tsconfig.json', import.meta.url), 'utf8')
 
 /**
  * Lets tap compile with what compiles the build, in half the time that TypeScript takes: each test file
@@ -13,7 +16,7 @@ export function create() {
       const options = {
         loader: 'ts',
         target: 'node20.19',
-        tsconfigRaw: { compilerOptions: { verbatimModuleSyntax: true } },
+        tsconfigRaw,
         sourcemap: 'external',
         sourcefile: fileName
       }
