@@ -117,6 +117,12 @@ function assertOpens(keyring: Keyring, id: string, canary: string): void {
   }
 }
 
+/** Whether the storage was used with keys, so that there may be secrets of theirs. */
+export async function knowsKeys(storage: Storage): Promise<boolean> {
+  const { rows } = await storage.list(canaries, { limit: 1 })
+  return rows.length > 0
+}
+
 const canaries = { resource: encryptionKeys, tenant: SYSTEM }
 
 function canaryContext(id: string): string[] {

@@ -16,40 +16,64 @@ export interface Keys {
 
 interface KeyFile {
   readonly auth_secret: string
-  readonly encryption_key: string
+  /** None where ENCRYPTION_KEY was set: it would be taken for that one as soon as that is lost. */
+  readonly encryption_key?: string
 }
 
 /** The id of a key that is configured without one. */
 const DEFAULT_ID = 'default'
 
 /**
- * Takes the keys from the environment. In development what is missing is made, and kept where the
- * rows outlive the process, so that the next start reads what this one wrote and signs nobody out.
+ * The keys of the environment, and of the key file where it lacks some. Null where these are yet to be
+ * made: see `makeKeys`. Where rows end with the process, so do keys that are made for them.
  *
- * @param mayMake whether keys that are to be kept may be made
- * @throws ConfigurationError for a missing or weak key in production.
+ * @throws ConfigurationError for a missing or weak key in production, and for a file that is of no use.
  */
-export function loadKeys(env: Environment, entry: StorageEntry, mayMake = true): Keys {
-  const { AUTH_SECRET, ENCRYPTION_KEY } = env
-  if (env.NODE_ENV === 'production') assertStrong(env, entry)
-  let made: KeyFile | undefined
-  let origin: string | null = null
-  const isComplete = ENCRYPTION_KEY && (AUTH_SECRET || !signsTokens(entry))
-  if (!isComplete && !entry.isKept) {
-    origin = 'made for this run'
-    made = makeKeys()
-  } else if (!isComplete) {
-    const file = entry.file ? `${entry.file(env)}.keys` : `./data/${entry.kind}.keys`
-    const found = mayMake ? readOrMakeKeyFile(file) : findKeyFile(file, env)
-    origin = found.isNew ? `made now and kept in ${file}: back it up` : `kept in ${file}`
-    made = found.keys
-  }
-  const encryption = parseEncryptionKeys(ENCRYPTION_KEY ?? made?.encryption_key ?? '')
-  return {
-    authSecret: AUTH_SECRET ?? made?.auth_secret ?? '',
-    keyring: createKeyring(encryption),
-    origin
-  }
+export function findKeys(env: Environment, entry: StorageEntry): Keys | null {
+  const { NODE_ENV, AUTH_SECRET, ENCRYPTION_KEY } = env
+  // Both say what is wrong with a key, while nothing is opened or made.
+  if (NODE_ENV === 'production') assertStrong(env, entry)
+  else if (ENCRYPTION_KEY) parseEncryptionKeys(ENCRYPTION_KEY)
+  if (ENCRYPTION_KEY && (AUTH_SECRET || !signsTokens(entry))) return keysOf(env, null, null)
+  if (!entry.isKept) return keysOf(env, drawKeys(env), 'made for this run')
+  const path = keyFileOf(env, entry)
+  const kept = readKeyFile(path, env)
+  if (!kept) return null
+  // Whoever made it may have been killed before it could.
+  flushFolder(dirname(path))
+  return keysOf(env, kept, `kept in ${path}`)
+}
+
+/**
+ * Makes what the environment lacks, and keeps it, so that the next start reads what this one wrote and
+ * signs nobody out. What SQLite has committed outlives a power cut, and so must the keys to it.
+ *
+ * @throws ConfigurationError where the file cannot be made.
+ */
+export function makeKeys(env: Environment, entry: StorageEntry): Keys {
+  const path = keyFileOf(env, entry)
+  const isNew = makeKeyFile(path, env)
+  const kept = readKeyFile(path, env)
+  if (!kept) throw new ConfigurationError(`The key file ${path} cannot be read.`)
+  flushFolder(dirname(path))
+  return keysOf(env, kept, isNew ? `made now and kept in ${path}: back it up` : `kept in ${path}`)
+}
+
+/**
+ * For a command, which makes no keys: nobody signs in to it, so that the secret of tokens may be any.
+ *
+ * @throws ConfigurationError where there is no encryption key.
+ */
+export function keysForCommand(env: Environment, entry: StorageEntry): Keys {
+  if (!env.ENCRYPTION_KEY) throw lacksKeys(env, entry)
+  return keysOf(env, drawKeys(env), null)
+}
+
+/** What to say where the keys that a database was used with are not to be found. */
+export function lacksKeys(env: Environment, entry: StorageEntry): ConfigurationError {
+  return new ConfigurationError(
+    `ENCRYPTION_KEY is not set, and there is no key file ${keyFileOf(env, entry)}: set it to the keys that the database was used with, or put the file there that has them. Where they are lost, see docs/secrets.md.`
+  )
 }
 
 /** `key`, or `id:key,id:key` with the writing key first; each 32 bytes in base64. */
@@ -109,41 +133,39 @@ function countsMostly(key: Buffer): boolean {
   return repeated.length > steps.length / 2
 }
 
-function makeKeys(): KeyFile {
+function keysOf(
+  { AUTH_SECRET, ENCRYPTION_KEY }: Environment,
+  kept: KeyFile | null,
+  origin: string | null
+): Keys {
+  const encryption = parseEncryptionKeys(ENCRYPTION_KEY ?? kept?.encryption_key ?? '')
   return {
-    auth_secret: randomBytes(32).toString('base64'),
-    encryption_key: randomBytes(32).toString('base64')
+    authSecret: AUTH_SECRET ?? kept?.auth_secret ?? '',
+    keyring: createKeyring(encryption),
+    origin
   }
 }
 
-interface FoundKeys {
-  readonly keys: KeyFile
-  readonly isNew: boolean
+function drawKeys({ ENCRYPTION_KEY }: Environment): KeyFile {
+  const draw = () => randomBytes(32).toString('base64')
+  return ENCRYPTION_KEY ? { auth_secret: draw() } : { auth_secret: draw(), encryption_key: draw() }
 }
 
-/**
- * What SQLite has committed outlives a power cut, and so must the keys to it. Each server flushes
- * their name: the process that made them may have been killed before it could, or be about to.
- */
-function readOrMakeKeyFile(path: string): FoundKeys {
-  const known = readKeyFile(path)
-  const isNew = known === null && makeKeyFile(path)
-  const keys = known ?? (readKeyFile(path) as KeyFile)
-  flushFolder(dirname(path))
-  return { keys, isNew }
+function keyFileOf(env: Environment, { file, kind }: StorageEntry): string {
+  return file ? `${file(env)}.keys` : `./data/${kind}.keys`
 }
 
 /**
  * Linked into place whole, so that two processes that start together read the same keys. Returns
  * false where the other was first.
  */
-function makeKeyFile(path: string): boolean {
+function makeKeyFile(path: string, env: Environment): boolean {
   // Not named by the process: in containers all are number 1.
   const draft = `${path}.${randomUUID()}`
   try {
     makeFolder(dirname(path))
     // Node.js heeds `flush` where no encoding is given.
-    writeFileSync(draft, JSON.stringify(makeKeys()), { mode: 0o600, flag: 'wx', flush: true })
+    writeFileSync(draft, JSON.stringify(drawKeys(env)), { mode: 0o600, flag: 'wx', flush: true })
     linkSync(draft, path)
     return true
   } catch (cause) {
@@ -158,26 +180,16 @@ function makeKeyFile(path: string): boolean {
   }
 }
 
-/** Nobody signs in to a command, so that a secret which only tokens need may be any. */
-function findKeyFile(path: string, { ENCRYPTION_KEY }: Environment): FoundKeys {
-  const keys = readKeyFile(path)
-  if (!keys && !ENCRYPTION_KEY)
-    throw new ConfigurationError(
-      `ENCRYPTION_KEY is not set, and there is no key file ${path}: set it to the keys of the server.`
-    )
-  return { keys: keys ?? makeKeys(), isNew: false }
-}
-
 /** Null where there is no such file. */
-function readKeyFile(path: string): KeyFile | null {
+function readKeyFile(path: string, { ENCRYPTION_KEY }: Environment): KeyFile | null {
   try {
     const keys: Partial<KeyFile> = JSON.parse(readFileSync(path, 'utf8'))
-    if (keys.auth_secret && keys.encryption_key) return keys as KeyFile
+    if (keys.auth_secret && (ENCRYPTION_KEY || keys.encryption_key)) return keys as KeyFile
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
     throw new ConfigurationError(`The key file ${path} cannot be read.`, { cause: error })
   }
   throw new ConfigurationError(
-    `The key file ${path} cannot be used: it lacks auth_secret or encryption_key.`
+    `The key file ${path} cannot be used: it lacks auth_secret, or encryption_key where ENCRYPTION_KEY is not set.`
   )
 }

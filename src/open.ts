@@ -3,12 +3,19 @@ import { openIdentity } from '../adapters/identity/registry.js'
 import type { LlmProvider } from '../adapters/llm/port.js'
 import { openProviders } from '../adapters/llm/registry.js'
 import type { Storage } from '../adapters/storage/port.js'
-import { openDriver } from '../adapters/storage/registry.js'
+import { openDriver, type StorageEntry } from '../adapters/storage/registry.js'
 import { createStorage } from '../adapters/storage/storage.js'
 import type { Environment } from '../schemas/environment.js'
 import { chooseStorage, readProviders, type StorageChoice } from './configuration.js'
-import { verifyKeys } from './encryption.js'
-import { type Keys, loadKeys } from './keys.js'
+import { createKeyring, knowsKeys, verifyKeys } from './encryption.js'
+import {
+  findKeys,
+  type Keys,
+  keysForCommand,
+  lacksKeys,
+  makeKeys,
+  parseEncryptionKeys
+} from './keys.js'
 
 /** What the environment asks for, opened and checked: the API and the command line start here. */
 export interface Opened {
@@ -30,9 +37,10 @@ export async function openBackend(
 ): Promise<Opened> {
   const choice = chooseStorage(env)
   const { entry } = choice
-  const keys = loadKeys(env, entry, mayMake)
+  const found = findKeys(env, entry) ?? (mayMake ? null : keysForCommand(env, entry))
   const storage = createStorage(await openDriver(entry, env, mayMake))
   try {
+    const keys = found ?? (await makeMissingKeys(env, entry, storage))
     await verifyKeys(storage, keys.keyring, mayMake)
     const identity = await openIdentity({
       kind: entry.identity,
@@ -45,6 +53,23 @@ export async function openBackend(
     await storage.close()
     throw error
   }
+}
+
+/** Comes after the storage is open: nothing is made beside one that is refused, or has other keys. */
+async function makeMissingKeys(
+  env: Environment,
+  entry: StorageEntry,
+  storage: Storage
+): Promise<Keys> {
+  if (env.ENCRYPTION_KEY)
+    await verifyKeys(storage, createKeyring(parseEncryptionKeys(env.ENCRYPTION_KEY)), false)
+  else if (await knowsKeys(storage)) {
+    // Where another server starts at the same moment, they are there by now.
+    const found = findKeys(env, entry)
+    if (!found) throw lacksKeys(env, entry)
+    return found
+  }
+  return makeKeys(env, entry)
 }
 
 /** The LLM providers that the environment names. @throws ConfigurationError */

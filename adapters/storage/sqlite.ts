@@ -250,13 +250,14 @@ function answer(members: readonly Member[], outcomes: readonly Outcome[]): void 
 }
 
 /** The connection, and the newest migration of its schema. */
-function openDatabase({ path, maxPages, mayMake = true }: SqliteOptions) {
+function openDatabase(options: SqliteOptions) {
+  const { path, maxPages, mayMake = true } = options
   return guard(() => {
     if (mayMake) makeFolderAbove(path)
     else if (!existsSync(path)) throw noDatabase(path)
     assertWritable(path)
     assertNoFolder(path)
-    const db = new Database(path, { timeout: lockTimeoutAtStart, fileMustExist: !mayMake })
+    const db = connect(options)
     try {
       // Before the first statement that writes: what is not ours gets nothing of ours.
       if (inspectSchema(db, path).isNew && !mayMake) throw noDatabase(path)
@@ -284,7 +285,16 @@ function makeFolderAbove(path: string): void {
   try {
     makeFolder(dirname(path))
   } catch (cause) {
-    throw cannotOpen(`its folder cannot be made (${codeOf(cause)})`, { cause })
+    throw cannotOpen(`its folder ${dirname(path)} cannot be made (${codeOf(cause)})`, { cause })
+  }
+}
+
+function connect({ path, mayMake = true }: SqliteOptions): Connection {
+  try {
+    return new Database(path, { timeout: lockTimeoutAtStart, fileMustExist: !mayMake })
+  } catch (cause) {
+    if (codeOf(cause) !== 'SQLITE_CANTOPEN' || existsSync(path)) throw cause
+    throw cannotOpen(`the file ${path} cannot be made`, { cause })
   }
 }
 

@@ -12,7 +12,7 @@ import { templates } from '../../schemas/templates.ts'
 import { users } from '../../schemas/users.ts'
 import { buildApp } from '../../src/app.ts'
 import { chooseStorage, readEnvironment } from '../../src/configuration.ts'
-import { loadKeys } from '../../src/keys.ts'
+import { findKeys } from '../../src/keys.ts'
 import { logStream } from '../../src/log-stream.ts'
 import { keepNextTickFast } from '../../src/next-tick.ts'
 import { openLlm } from '../../src/open.ts'
@@ -33,7 +33,7 @@ if (BENCH_POSTGREST) {
 keepNextTickFast()
 const env = readEnvironment(process.env)
 const { entry } = chooseStorage(env)
-const { authSecret, keyring } = loadKeys(env, entry.kind)
+const { authSecret, keyring } = findKeys(env, entry)
 const storage = createStorage(await openDriver(entry, env))
 const identity = await openLocalIdentity({ storage, secret: authSecret })
 const app = await buildApp({

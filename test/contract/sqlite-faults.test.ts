@@ -5,6 +5,7 @@ import { mock } from 'node:test'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
+import { packageFile } from '../../adapters/package-files.js'
 import Database, { type Connection } from '../../adapters/storage/better-sqlite3.js'
 import type { Driver } from '../../adapters/storage/driver.js'
 import { StorageError } from '../../adapters/storage/errors.js'
@@ -17,7 +18,7 @@ import { openWithConnection } from '../support/sqlite-connection.js'
 import { lockElsewhere } from '../support/sqlite-lock.js'
 import { createTenant } from '../support/stored-samples.js'
 
-const sqliteModule = new URL('../../adapters/storage/sqlite.ts', import.meta.url).href
+const sqliteModule = packageFile('adapters/storage/sqlite.ts').href
 
 async function databasePath(t: Test): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'faults-'))
@@ -225,7 +226,7 @@ t.test('a file that is full goes on when there is room', async (t) => {
 
 t.test('writes that the file system refuses in a group and in COMMIT', async (t) => {
   const { path, tenant } = await preparedDatabase(t)
-  const program = fileURLToPath(new URL('../support/limited-writer.ts', import.meta.url))
+  const program = fileURLToPath(packageFile('test/support/limited-writer.ts'))
   const loader = import.meta.resolve('tsx')
   // 512 bytes each: room for some groups in the write-ahead log, which starts empty.
   const limit = 'ulimit -f 400 && exec "$0" "$@"'
@@ -457,7 +458,7 @@ t.test('a path that cannot be a file', async (t) => {
   t.throws(() => openSqlite({ path: join(path, 'file', 'app.db') }), {
     name: 'StorageError',
     code: 'unavailable',
-    message: /cannot be opened: its folder cannot be made \((ENOTDIR|EEXIST)\)/
+    message: /cannot be opened: its folder \S+ cannot be made \((ENOTDIR|EEXIST)\)/
   })
 })
 

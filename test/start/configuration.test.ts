@@ -8,9 +8,11 @@ import { makeFolder } from '../../adapters/durable-folders.js'
 import { openMemory } from '../../adapters/storage/memory.js'
 import { type StorageEntry, storages } from '../../adapters/storage/registry.js'
 import { createStorage } from '../../adapters/storage/storage.js'
+import type { Environment } from '../../schemas/environment.js'
 import { chooseStorage, readEnvironment, readProviders } from '../../src/configuration.js'
 import { createKeyring, verifyKeys } from '../../src/encryption.js'
-import { loadKeys, parseEncryptionKeys } from '../../src/keys.js'
+import { findKeys, makeKeys, parseEncryptionKeys } from '../../src/keys.js'
+import { openBackend } from '../../src/open.js'
 import { temporaryFolder } from '../support/storages.js'
 
 const entryOf = (kind: StorageEntry['kind']) =>
@@ -24,6 +26,11 @@ function choice(variables: Record<string, string>) {
 }
 
 const key = () => randomBytes(32).toString('base64')
+
+/** Found, or made: as a start on an empty storage has it. */
+function loadKeys(env: Environment, entry: StorageEntry) {
+  return findKeys(env, entry) ?? makeKeys(env, entry)
+}
 
 /** Puts other functions in the place of those of `node:fs`, until the test ends. */
 function replaceInFs(t: Test, replacements: Partial<typeof fs>): void {
@@ -312,6 +319,71 @@ t.test('keys that another process makes at the same time are those of both', asy
   t.equal(found.origin, `kept in ${file}.keys`)
   t.ok(flushed, 'whoever is first')
   t.strictSame(fs.readdirSync(folder).sort(), ['app.db.keys', 'other.db.keys'])
+})
+
+t.test('a key file that cannot be made is told, and no draft of it stays', async (t) => {
+  const folder = temporaryFolder(t)
+  const env = readEnvironment({ SQLITE_PATH: join(folder, 'app.db') })
+  replaceInFs(t, {
+    linkSync() {
+      throw Object.assign(new Error(), { code: 'EACCES' })
+    }
+  })
+  await t.rejects(openBackend(env), {
+    name: 'ConfigurationError',
+    message: `The key file ${folder}/app.db.keys cannot be made (EACCES). Give it a folder that can be written to, on a disk with room, or set AUTH_SECRET and ENCRYPTION_KEY.`
+  })
+  t.strictSame(fs.readdirSync(folder), ['app.db'])
+})
+
+t.test('beside ENCRYPTION_KEY only a secret of tokens is made, if that key is right', async (t) => {
+  const folder = temporaryFolder(t)
+  const SQLITE_PATH = join(folder, 'app.db')
+  const start = async (variables: Record<string, string>) => {
+    const { storage, keys } = await openBackend(readEnvironment({ SQLITE_PATH, ...variables }))
+    await storage.close()
+    return keys
+  }
+  const ENCRYPTION_KEY = key()
+  await start({ ENCRYPTION_KEY, AUTH_SECRET: key() })
+  await t.rejects(start({ ENCRYPTION_KEY: key() }), { message: /key default is not the one/ })
+  t.strictSame(fs.readdirSync(folder), ['app.db'])
+
+  const { authSecret } = await start({ ENCRYPTION_KEY })
+  t.equal((await start({ ENCRYPTION_KEY })).authSecret, authSecret)
+  await t.rejects(start({}), { message: /app\.db\.keys cannot be used: it lacks / })
+  await start({ ENCRYPTION_KEY: `new:${key()}` })
+})
+
+t.test('a key file that is of no use is told before a database is made', async (t) => {
+  const folder = temporaryFolder(t)
+  writeFileSync(join(folder, 'app.db.keys'), '{')
+  const env = readEnvironment({ SQLITE_PATH: join(folder, 'app.db') })
+  await t.rejects(openBackend(env), { message: /app.db.keys cannot be read/ })
+  await t.rejects(openBackend({ ...env, ENCRYPTION_KEY: 'short' }), { message: /^ENCRYPTION_KEY/ })
+  t.strictSame(fs.readdirSync(folder), ['app.db.keys'])
+})
+
+t.test('the keys of a server that starts at the same moment are taken', async (t) => {
+  const open = async (path: string) => openBackend(readEnvironment({ SQLITE_PATH: path }))
+  const folder = temporaryFolder(t)
+  const [file, other] = [join(folder, 'app.db'), join(folder, 'other.db')]
+  const first = await open(other)
+  await first.storage.close()
+
+  const { readFileSync } = fs
+  let reads = 0
+  replaceInFs(t, {
+    readFileSync: ((path: string, encoding: 'utf8') => {
+      if (path !== `${file}.keys` || reads++ > 0) return readFileSync(path, encoding)
+      for (const name of ['', '.keys']) fs.copyFileSync(`${other}${name}`, `${file}${name}`)
+      throw Object.assign(new Error(), { code: 'ENOENT' })
+    }) as typeof readFileSync
+  })
+  const second = await open(file)
+  t.teardown(() => second.storage.close())
+  t.equal(second.keys.authSecret, first.keys.authSecret)
+  t.equal(second.keys.origin, `kept in ${file}.keys`)
 })
 
 t.test('without a file of its own a storage gets keys for one run', async (t) => {

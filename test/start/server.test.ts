@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { existsSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
@@ -231,19 +231,38 @@ t.test('a name with two addresses is one server', async (t) => {
   await t.rejects(fetch(`http://[::1]:${port}/api/health`))
 })
 
-t.test('a lost key file is told at the next start', async (t) => {
+t.test('a lost key file, and another one, are told at the next start', async (t) => {
   const folder = temporaryFolder(t)
   const env = { SQLITE_PATH: './app.db' }
   const child = startServer(t, folder, env)
   await addressOf(child)
   child.signal('SIGTERM')
   await child.ended()
+  const keys = join(folder, 'app.db.keys')
+  const own = readFileSync(keys)
+  rmSync(keys)
+  t.match(
+    await fails(t, env, folder),
+    /^ENCRYPTION_KEY is not set, and there is no key file \.\/app\.db\.keys: /
+  )
+  t.notOk(existsSync(keys), 'none is made, which would open nothing')
   writeFileSync(
-    join(folder, 'app.db.keys'),
+    keys,
     JSON.stringify({
       auth_secret: 'x'.repeat(44),
       encryption_key: Buffer.alloc(32).toString('base64')
     })
   )
   t.match(await fails(t, env, folder), /key default is not the one/)
+  writeFileSync(keys, own)
+  t.ok(await addressOf(startServer(t, folder, env)))
+})
+
+t.test('no keys are made beside a database of another program', async (t) => {
+  const folder = temporaryFolder(t)
+  const other = new Database(join(folder, 'other.db'))
+  other.exec('create table photos (name text)')
+  other.close()
+  t.match(await fails(t, { SQLITE_PATH: './other.db' }, folder), /tables of another program/)
+  t.strictSame(readdirSync(folder), ['other.db'])
 })
