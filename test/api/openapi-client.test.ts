@@ -1,13 +1,15 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
 import { basename, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import openapiTS, { astToString } from 'openapi-typescript'
 import t from 'tap'
 import ts from 'typescript'
+import { packageFile } from '../../adapters/package-files.js'
 import { testApi } from '../support/api.js'
 import { runChild } from '../support/child-process.js'
 
-const root = join(import.meta.dirname, '..', '..')
+const root = fileURLToPath(packageFile('.'))
 const { app } = await testApi(t)
 await app.listen({ port: 0, host: '127.0.0.1' })
 const base = `http://127.0.0.1:${(app.server.address() as AddressInfo).port}`

@@ -1,4 +1,5 @@
 import { fileURLToPath } from 'node:url'
+import { packageFile } from '../../adapters/package-files.js'
 import { startChild } from './child-process.js'
 import type { Teardown } from './storages.js'
 
@@ -12,7 +13,7 @@ const program = `
 
 /** Has another process hold the write lock of a file, and returns how to end it. */
 export async function lockElsewhere(t: Teardown, path: string): Promise<() => Promise<void>> {
-  const cwd = fileURLToPath(new URL('../..', import.meta.url))
+  const cwd = fileURLToPath(packageFile('.'))
   const args = ['--import', 'tsx', '--input-type=module', '-e', program, path]
   const child = startChild(process.execPath, args, { cwd })
   async function unlock(): Promise<void> {
