@@ -250,14 +250,13 @@ function answer(members: readonly Member[], outcomes: readonly Outcome[]): void 
 }
 
 /** The connection, and the newest migration of its schema. */
-function openDatabase(options: SqliteOptions) {
-  const { path, maxPages, mayMake = true } = options
+function openDatabase({ path, maxPages, mayMake = true }: SqliteOptions) {
   return guard(() => {
     if (mayMake) makeFolderAbove(path)
     else if (!existsSync(path)) throw noDatabase(path)
     assertWritable(path)
     assertNoFolder(path)
-    const db = connect(options)
+    const db = connect(path, mayMake)
     try {
       // Before the first statement that writes: what is not ours gets nothing of ours.
       if (inspectSchema(db, path).isNew && !mayMake) throw noDatabase(path)
@@ -289,7 +288,7 @@ function makeFolderAbove(path: string): void {
   }
 }
 
-function connect({ path, mayMake = true }: SqliteOptions): Connection {
+function connect(path: string, mayMake: boolean): Connection {
   try {
     return new Database(path, { timeout: lockTimeoutAtStart, fileMustExist: !mayMake })
   } catch (cause) {

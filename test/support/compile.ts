@@ -1,4 +1,4 @@
-import { readdirSync, rmSync } from 'node:fs'
+import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
@@ -12,17 +12,12 @@ import { packageFile } from '../../adapters/package-files.js'
  */
 const root = fileURLToPath(packageFile('.'))
 const outdir = join(root, 'dist', 'tests')
-const entryPoints = ['schemas', 'adapters', 'src', 'test'].flatMap((folder) =>
-  readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
-    .filter((name) => name.endsWith('.ts'))
-    .map((name) => join(folder, name))
-)
 
 // Tests that were renamed since must not run.
 rmSync(outdir, { recursive: true, force: true })
 await build({
   absWorkingDir: root,
-  entryPoints,
+  entryPoints: ['schemas/**/*.ts', 'adapters/**/*.ts', 'src/**/*.ts', 'test/**/*.ts'],
   outbase: '.',
   outdir,
   platform: 'node',
