@@ -102,7 +102,9 @@ async function startIn(
     },
     async createDatabase(template = 'migrated') {
       const name = `test_${++databases}`
-      await server.query('postgres', `create database ${name} template ${template} owner app`)
+      // A copy of the files takes half the time of one that goes by way of the log.
+      const options = `template ${template} strategy file_copy owner app`
+      await server.query('postgres', `create database ${name} ${options}`)
       return name
     },
     async dropDatabase(name) {
