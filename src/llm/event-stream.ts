@@ -13,8 +13,9 @@ export interface EventStream {
    * Sends an event; a promise while the reader is behind, so that nobody produces more meanwhile.
    * Rejects when the reader is gone.
    */
-  send(data: object, event?: string): Promise<void> | undefined
-  end(): void
+  send(data: object): Promise<void> | undefined
+  /** Ends the stream, with an event named `error` where something failed. Nobody waits for its reader. */
+  end(problem?: object): void
 }
 
 /**
@@ -58,17 +59,20 @@ export function openEventStream(reply: FastifyReply, options: EventStreamOptions
   }
 
   return {
-    send(data, event) {
+    send(data) {
       pinging.refresh()
-      const name = event === undefined ? '' : `event: ${event}\n`
-      if (isGone(raw) || raw.write(`${name}data: ${JSON.stringify(data)}\n\n`)) return undefined
-      return drained()
+      return isGone(raw) || raw.write(dataOf(data)) ? undefined : drained()
     },
-    end() {
+    end(problem) {
       clearInterval(pinging)
+      if (problem && !isGone(raw)) raw.write(`event: error\n${dataOf(problem)}`)
       raw.end()
     }
   }
+}
+
+function dataOf(value: object): string {
+  return `data: ${JSON.stringify(value)}\n\n`
 }
 
 const PING = ': ping\n\n'

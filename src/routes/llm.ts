@@ -138,14 +138,12 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
           const behind = events.send(piece)
           if (behind) await behind
         }
-      } catch (error) {
-        if (!task.gone()) {
-          const problem = toApiError(error)
-          if (problem.statusCode >= 500) request.log.error({ err: error }, problem.detail)
-          events.send(toErrorEvent(problem, request.id), 'error')
-        }
-      } finally {
         events.end()
+      } catch (error) {
+        const problem = toApiError(error)
+        if (problem.statusCode >= 500 && !task.gone())
+          request.log.error({ err: error }, problem.detail)
+        events.end(toErrorEvent(problem, request.id))
       }
     } finally {
       task.end()

@@ -1,5 +1,6 @@
 import { once } from 'node:events'
 import t from 'tap'
+import type { LlmProvider } from '../../adapters/llm/port.js'
 import {
   deltasOf,
   exchange,
@@ -20,6 +21,7 @@ import {
   tokens
 } from '../support/llm-upstream.js'
 import { documentOf } from '../support/openapi.js'
+import { scriptedProvider } from '../support/scripted-provider.js'
 
 t.test('both streams send the pieces and, in the end, the whole', async (t) => {
   const upstream = await startUpstream(t, answerWith('Hel', 'lo', ' 🙂'))
@@ -170,6 +172,36 @@ t.test('what fails after the headers is an event with a problem', async (t) => {
   upstream.answer = answerWith('Hello')
   t.match((await stream()).at(-1), { data: { done: true, content: 'Hello' } })
 })
+
+t.test(
+  'a failure that comes just as the reader falls behind is told, and nothing else fails',
+  async (t) => {
+    // Not awaited by anybody, it would end the server.
+    let unhandled = 0
+    const count = () => unhandled++
+    process.on('unhandledRejection', count)
+    t.teardown(() => process.off('unhandledRejection', count))
+    let delta = ''
+    const provider: LlmProvider = {
+      ...scriptedProvider,
+      stream: () =>
+        (async function* () {
+          yield { delta }
+          throw new Error('secret cause')
+        })()
+    }
+    const api = await llmApi(t, '', { providers: [provider] })
+    // Node.js counts a reader as behind from 16 or 64 KiB on, by its release.
+    for (const most of [16, 64])
+      for (let less = 0; less <= 600; less += 50) {
+        delta = 'x'.repeat(most * 1024 - less)
+        const { response } = exchange(api, '/llm/stream', { prompt: 'Hi', provider: 'scripted' })
+        const events = readEvents(await readAll(await response))
+        t.match(events, [{ data: { delta } }, { event: 'error', data: { code: 'internal_error' } }])
+      }
+    t.equal(unhandled, 0, 'no promise is left alone')
+  }
+)
 
 t.test('a stream that says too much breaks off, as a whole answer does', async (t) => {
   const upstream = await startUpstream(t)
