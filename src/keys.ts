@@ -103,7 +103,7 @@ function assertStrong({ AUTH_SECRET, ENCRYPTION_KEY }: Environment, entry: Stora
     throw new ConfigurationError(
       'AUTH_SECRET is not set, and production needs it. Make one with: openssl rand -base64 32'
     )
-  if (AUTH_SECRET && isGuessable(Buffer.from(AUTH_SECRET)))
+  if (AUTH_SECRET && isGuessable(Buffer.from(AUTH_SECRET), FEWEST_CHARACTERS))
     throw new ConfigurationError(
       'AUTH_SECRET can be guessed. Make one with: openssl rand -base64 32'
     )
@@ -111,19 +111,24 @@ function assertStrong({ AUTH_SECRET, ENCRYPTION_KEY }: Environment, entry: Stora
     throw new ConfigurationError(
       'ENCRYPTION_KEY is not set, and production needs it. Make one with: openssl rand -base64 32'
     )
-  if (parseEncryptionKeys(ENCRYPTION_KEY).some(({ key }) => isGuessable(key)))
+  if (parseEncryptionKeys(ENCRYPTION_KEY).some(({ key }) => isGuessable(key, FEWEST_BYTES)))
     throw new ConfigurationError(
       'ENCRYPTION_KEY can be guessed. Make one with: openssl rand -base64 32'
     )
 }
 
+/** Different bytes of a key that was drawn: of 32, fewer come about once in 10^13 draws. */
+const FEWEST_BYTES = 16
+/** Different characters of a secret that was: of 32 hexadecimal digits, fewer come once in 10^7 draws. */
+const FEWEST_CHARACTERS = 8
+
 /**
- * Whether a key was typed rather than drawn: it has few different bytes (32 random ones hold fewer
- * than 16 about once in 10^13 draws), counts up or down (as the alphabet does), or says what it is.
+ * Whether a key was typed rather than drawn: it has few different bytes, counts up or down (as the
+ * alphabet does), or says what it is.
  */
-function isGuessable(key: Buffer): boolean {
+function isGuessable(key: Buffer, fewest: number): boolean {
   const telling = /change|example|secret|password/i
-  return new Set(key).size < 16 || countsMostly(key) || telling.test(key.toString('latin1'))
+  return new Set(key).size < fewest || countsMostly(key) || telling.test(key.toString('latin1'))
 }
 
 /** Whether most neighbouring bytes differ by the same step, as in an alphabet. */

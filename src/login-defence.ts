@@ -98,13 +98,8 @@ export function createLoginDefence(
     const target = { account, pair: `${normalizeIP(address)} ${account}` }
     const here = beginHere(target)
     const together = await beginTogether?.(target)
-    const waitMs = together?.waitMs ?? here.waitMs
-    if (waitMs > 0) {
-      together?.attempt.abandoned()
-      throw tooMany(waitMs)
-    }
     const attempts = [here, ...(together ? [together] : [])].map(({ attempt }) => attempt)
-    return {
+    const begun: SignInAttempt = {
       succeeded: () => {
         for (const attempt of attempts) attempt.succeeded()
       },
@@ -112,6 +107,10 @@ export function createLoginDefence(
         for (const attempt of attempts) attempt.abandoned()
       }
     }
+    const waitMs = together?.waitMs ?? here.waitMs
+    if (waitMs === 0) return begun
+    begun.abandoned()
+    throw tooMany(waitMs)
   }
 
   return {

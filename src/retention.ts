@@ -85,8 +85,10 @@ export async function prune(
     if (typeof lease === 'number') return lease
     const rules = rulesOf(env, now())
     const job = { storage, lease, limit: env.RETENTION_BATCH_SIZE, pruned, signal }
-    for await (const { id } of allRows(storage, { resource: tenants, tenant: ACROSS_TENANTS }))
+    for await (const { id } of allRows(storage, { resource: tenants, tenant: ACROSS_TENANTS })) {
       for (const rule of rules) if (!signal.aborted) await pruneRows(job, id as TenantId, rule)
+      if (signal.aborted) break
+    }
     await compact(job)
     await lease.end(signal.aborted ? 0 : restMs)
     return restMs

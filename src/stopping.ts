@@ -40,8 +40,11 @@ export async function stopServing(
     app.log.warn('cutting requests that did not end within SHUTDOWN_TIMEOUT_MS')
     app.server.closeAllConnections()
   }, env.SHUTDOWN_TIMEOUT_MS + LAST_WORDS_MS)
-  await app.close()
-  clearTimeout(cutting)
+  try {
+    await app.close()
+  } finally {
+    clearTimeout(cutting)
+  }
 }
 
 function delayOf({ NODE_ENV, SHUTDOWN_DELAY_MS }: Times): number {

@@ -50,8 +50,8 @@ export interface ChangeOptions {
 export interface Store {
   readonly tenant: TenantId
   get<R extends AnyResource>(resource: R, key: string): Promise<Stored<R> | null>
-  /** @throws StorageError `not_found` */
-  need<R extends AnyResource>(resource: R, key: string): Promise<Stored<R>>
+  /** @throws StorageError `not_found`, or `stale` where the row has none of the versions */
+  need<R extends AnyResource>(resource: R, key: string, ifMatch?: IfMatch): Promise<Stored<R>>
   list<R extends AnyResource>(resource: R, query: Query<R>): Promise<Page<Stored<R>>>
   insert<R extends AnyResource>(
     resource: R,
@@ -109,14 +109,13 @@ export function createStore(storage: Storage, origin: Origin): Store {
     return storage.commit({ tenant, at, changes: [...changes, ...entries] })
   }
 
-  async function need<R extends AnyResource>(resource: R, key: string): Promise<Stored<R>> {
+  async function need<R extends AnyResource>(
+    resource: R,
+    key: string,
+    ifMatch?: IfMatch
+  ): Promise<Stored<R>> {
     const row = await storage.get({ resource, tenant }, key)
     if (!row) throw new StorageError('not_found', { resource: resource.name, key })
-    return row
-  }
-
-  async function matching<R extends AnyResource>(resource: R, key: string, ifMatch: IfMatch) {
-    const row = await need(resource, key)
     if (!isVersions(ifMatch) || ifMatch.has(row.version as number)) return row
     if (ifMatch.size === 0)
       unmet(
@@ -146,7 +145,7 @@ export function createStore(storage: Storage, origin: Origin): Store {
       const decide = typeof given === 'function' ? given : () => given
       const guarded = typeof given === 'function' || isVersions(ifMatch)
       for (let tries = 0; tries < MOST_TRIES; tries++) {
-        const row = await matching(resource, key, ifMatch)
+        const row = await need(resource, key, ifMatch)
         const set = await decide(row)
         const changed = changedColumns(resource, row, set)
         if (changed.length + along.length + elsewhere.length === 0) return row
@@ -194,7 +193,7 @@ export function createStore(storage: Storage, origin: Origin): Store {
     async remove(resource, key, options = {}) {
       const { ifMatch, along = [] } = options
       const expect = isVersions(ifMatch)
-        ? ((await matching(resource, key, ifMatch)).version as number)
+        ? ((await need(resource, key, ifMatch)).version as number)
         : undefined
       await write([{ op: 'delete', resource, key, expect }, ...along], options)
     }

@@ -80,7 +80,7 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
   ): Promise<UserRow> {
     if (password) await assertHardToGuess(password)
     // Changes nothing yet, but refuses a version that is not the row's, before the account changes.
-    const user = await store.update(users, id, {}, options)
+    const user = await store.need(users, id, options.ifMatch)
     if (confirmed && confirmed.sessions_from !== user.sessions_from)
       throw new ApiError('wrong_password')
     // Two that change the email at once must not leave one in the row and one in the account,
@@ -219,7 +219,7 @@ async function keepingAnAdmin<T>(
   commit: (checks: readonly Check<typeof users>[]) => Promise<T>
 ): Promise<T> {
   if (leaving?.role !== 'admin') return commit([])
-  for (;;) {
+  for (let tries = 0; tries < MOST_TRIES; tries++) {
     const { rows } = await store.list(users, { filter: { role: 'admin' }, limit: 2 })
     const other = rows.find(({ id }) => id !== leaving.id)
     if (!other) throw new ApiError('last_admin')
@@ -229,4 +229,5 @@ async function keepingAnAdmin<T>(
       if (!(error instanceof StorageError && error.key === other.id)) throw error
     }
   }
+  throw new ApiError('concurrent_change')
 }

@@ -229,6 +229,19 @@ t.test('instances count together in Redis, and each alone while it is away', asy
   }
 })
 
+t.test('what Redis refuses is no failure that an instance remembers once it is away', async (t) => {
+  const server = await startRedis(t)
+  const { instances, settle } = await defencesOn(t, server.url)
+  const [one, two] = instances
+  for (let i = 0; i < 5; i++) await one.defence.begin(email, stranger)
+  await settle()
+  for (let i = 0; i < 9; i++)
+    await t.rejects(two.defence.begin(email, stranger), { code: 'rate_limited' })
+  await server.kill()
+  for (let i = 0; i < 5; i++) await two.defence.begin(email, stranger)
+  await t.rejects(two.defence.begin(email, stranger), { code: 'rate_limited' })
+})
+
 t.test('what Redis counts too late to say so is taken back, too', async (t) => {
   const server = await startRedis(t)
   const { instances, settle } = await defencesOn(t, server.url)

@@ -335,6 +335,27 @@ for (const on of testStorages)
       t.strictSame(await left(), expected('kept'))
     })
 
+    t.test('it does not go through all tenants to stop', async (t) => {
+      const storage = await on.open(t)
+      for (let i = 0; i < 201; i++) {
+        const id = uuid() as TenantId
+        const row = { id, name: id }
+        await storage.commit({ tenant: id, changes: [{ op: 'insert', resource: tenants, row }] })
+      }
+      const stopping = new AbortController()
+      let pages = 0
+      const counted: Storage = {
+        ...storage,
+        list(from, query) {
+          if (from.resource.name === tenants.name) pages++
+          else stopping.abort()
+          return storage.list(from, query)
+        }
+      }
+      await prune(settings(counted, everything), stopping.signal)
+      t.equal(pages, 1)
+    })
+
     t.test('a lease that a wrong clock put into the far future', async (t) => {
       const storage = await on.open(t)
       const { left, expected } = await filledTenant(storage)

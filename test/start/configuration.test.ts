@@ -216,6 +216,24 @@ t.test('production refuses missing and guessable keys, and names the variable', 
     )
 })
 
+t.test('production takes secrets that were drawn, however they are written', async (t) => {
+  for (const AUTH_SECRET of [
+    key(),
+    // Of 32 hexadecimal digits hardly any has all sixteen.
+    '3f5a0c9be1d27748c1990bf35ad2e07c',
+    'c0ffee1148a2d9b3c0e8a1f2b3d4e9a1b8f0d2c4e9a1b3f0c8d2e4a1b9f0c3d2',
+    '7d3c1f0e-5b2a-4c1d-9e3f-0a7b5c2d1e4f'
+  ])
+    t.doesNotThrow(
+      () =>
+        loadKeys(
+          readEnvironment({ NODE_ENV: 'production', AUTH_SECRET, ENCRYPTION_KEY: key() }),
+          sqlite
+        ),
+      AUTH_SECRET
+    )
+})
+
 t.test('keys are made once beside an SQLite file, for the owner alone', async (t) => {
   const SQLITE_PATH = join(temporaryFolder(t), 'deep', 'app.db')
   const env = readEnvironment({ SQLITE_PATH })
