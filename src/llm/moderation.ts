@@ -69,7 +69,7 @@ interface Terms {
   occursIn(text: string): boolean
   /** Whether a term stands in the folded text, its end being certain whatever follows. */
   endsIn(folded: string): boolean
-  /** Where the first term may begin that the text's end cuts off; the text's length without one. */
+  /** Where the first term may begin that goes on behind the text; the text's length without one. */
   startOfOpenTerm(folded: string): number
 }
 
@@ -98,18 +98,20 @@ function compileTerms(given: readonly string[]): Terms | null {
   const whole = anyOf(terms, `(?![${SPACED}\\p{M}])`, '(?!\\p{M})')
   const certain = anyOf(terms, `(?=[^${SPACED}\\p{M}])`, '(?=\\P{M})')
 
-  function mayBegin(folded: string, at: number): boolean {
-    if (!beginnings.has(folded.slice(at))) return false
+  function mayBegin(open: string, at: number): boolean {
+    if (!beginnings.has(open.slice(at))) return false
     notBehindWord.lastIndex = at
-    return !isSpaced.test(folded.slice(at, at + 2)) || notBehindWord.test(folded)
+    return !isSpaced.test(open.slice(at, at + 2)) || notBehindWord.test(open)
   }
 
   return {
     occursIn: (text) => whole.test(fold(text)),
     endsIn: (folded) => certain.test(folded),
     startOfOpenTerm(folded) {
-      for (let at = Math.max(0, folded.length - longest); at < folded.length; at++)
-        if (mayBegin(folded, at)) return at
+      // Marks that follow may belong before the last ones.
+      const open = folded.replace(lastMarks, '')
+      for (let at = Math.max(0, open.length - longest); at < open.length; at++)
+        if (mayBegin(open, at)) return at
       return folded.length
     }
   }
@@ -123,7 +125,7 @@ function beginningsOf(term: string): string[] {
 function anyOf(terms: readonly string[], afterSpaced: string, afterUnspaced: string): RegExp {
   const groups = new Map<string, { before: string; texts: string[]; after: string }>()
   for (const term of terms) {
-    const last = [...term.replace(/\p{M}+$/u, '')].at(-1) ?? ''
+    const last = [...term.replace(lastMarks, '')].at(-1) ?? ''
     const before = isSpaced.test(term) ? NOT_BEHIND_WORD : ''
     // A term such as `c++` has no word at its end, so anything may follow.
     const after = isSpaced.test(last) ? afterSpaced : isUnspaced.test(last) ? afterUnspaced : ''
@@ -150,11 +152,11 @@ function fold(text: string): string {
   return decompose(caseless).replaceAll('ς', 'σ').replace(/\s+/gu, ' ')
 }
 
-/**
- * Marks without end, of which the first are kept: as many as UAX #15 allows in a stream-safe text.
- * The two letters become marks when they are decomposed.
- */
-const endlessMarks = /([\p{M}\uff9e\uff9f]{30})[\p{M}\uff9e\uff9f]+/gu
+/** Of a text that is not folded: the two letters become marks when they are decomposed. */
+const MARK = '\\p{M}\\uff9e\\uff9f'
+/** Marks without end, of which the first are kept: as many as UAX #15 allows in a stream-safe text. */
+const endlessMarks = new RegExp(`([${MARK}]{30})[${MARK}]+`, 'gu')
+const lastMarks = /\p{M}+$/u
 
 /** Bounded first: to put marks in order takes the square of their number. */
 function decompose(text: string): string {
@@ -167,13 +169,15 @@ function decompose(text: string): string {
  */
 const MANY = 1000
 
+const JOINED = `${MARK}\\p{Default_Ignorable_Code_Point}`
 /** A character together with the marks that follow it: what folds as one. */
-const characters =
-  /[^\p{M}\p{Default_Ignorable_Code_Point}]?[\p{M}\p{Default_Ignorable_Code_Point}]*/gu
+const characters = new RegExp(`[^${JOINED}]?[${JOINED}]*`, 'gu')
 
 function createGate(terms: Terms): Gate {
   /** What has come and not passed yet. */
   let held = ''
+  /** The first half of a character whose second is yet to come. */
+  let half = ''
   /** The length of the held text at which it is looked at again. */
   let enough = 0
   /** Stands for the last character that has passed: a word, a space, or nothing of interest. */
@@ -203,7 +207,9 @@ function createGate(terms: Terms): Gate {
 
   return {
     push(piece) {
-      held += piece
+      const text = half + piece
+      half = /[\ud800-\udbff]$/.test(text) ? text.slice(-1) : ''
+      held += half ? text.slice(0, -1) : text
       if (held.length < enough) return ''
       const { folded, starts, last } = foldHeld()
       if (terms.endsIn(folded)) withhold()
@@ -220,8 +226,8 @@ function createGate(terms: Terms): Gate {
     end() {
       // A space ends whatever word is open.
       if (terms.endsIn(`${foldHeld().folded} `)) withhold()
-      const rest = held
-      held = ''
+      const rest = held + half
+      held = half = ''
       return rest
     }
   }

@@ -205,8 +205,10 @@ function pass(gate: Gate, pieces: readonly string[]): { sent: string; stopped: b
 /** Where the term begins that ends first. Letters stand for what is before and after a part. */
 function startOfFirstTerm(text: string, moderation: Moderation): number {
   const contains = (from: number, to: number) => {
-    const before = /[a-zßé_][\p{M}\u200b]*$/iu.test(text.slice(0, from)) ? 'Q' : ' '
-    const [mark, letter] = /^\u200b*(?:(\p{M})|([a-zßé_]))?/iu.exec(text.slice(to))?.slice(1) ?? []
+    if ([from, to].some((at) => /[\udc00-\udfff]/.test(text.charAt(at)))) return false
+    const before = /[a-zßé_𝐚][\p{M}\uff9e\u200b]*$/iu.test(text.slice(0, from)) ? 'Q' : ' '
+    const [mark, letter] =
+      /^\u200b*(?:([\p{M}\uff9e])|([a-zßé_𝐚]))?/iu.exec(text.slice(to))?.slice(1) ?? []
     const after = mark ? mark.repeat(9) : letter ? 'Q' : ' '
     return !moderation.passes(before + text.slice(from, to) + after)
   }
@@ -237,7 +239,11 @@ t.test('a gate stops where a whole text is banned, and before the term', async (
       '🙂',
       '東',
       'か',
-      '\u3099'
+      '\u3099',
+      // A mark that goes before others, one that is a letter until it is folded, and two units for an a.
+      '\u0323',
+      '\uff9e',
+      '𝐚'
     ]
   )
   const texts = fc.array(alphabet, { maxLength: 12 }).map((parts) => parts.join(''))
@@ -297,7 +303,10 @@ t.test('no piece of a term is sent, however it is cut', async (t) => {
   for (const [text, bannedTerm, passes] of [
     ['So: open \u200b Sesame, now', 'open sesame', 'So: '],
     ['So: 🙂🙂b, now', '🙂b', 'So: 🙂'],
-    ['が、東京へ', '東京', 'が、']
+    ['が、東京へ', '東京', 'が、'],
+    ['So: ke\u0301\u0323, now', 'kẹ\u0301', 'So: '],
+    ['So: secre𝐭, now', 'secret', 'So: '],
+    ['So: éﾞ, now', 'éﾞ', 'So: ']
   ] as const) {
     const moderation = createModeration({ ...rules, bannedTerms: [bannedTerm] })
     for (let one = 0; one <= text.length; one++)
@@ -320,4 +329,12 @@ t.test('what is held back is no longer than the longest term', async (t) => {
     held = Math.max(held, length)
   }
   t.ok(held <= 8, `${held} characters`)
+})
+
+t.test('half a character is none that ends a word', async (t) => {
+  const gate = createModeration({ ...rules, bannedTerms: ['te'] }).openGate()
+  t.strictSame(pass(gate, ['-te', '\ud835', '\udc00 z', '\ud835']), {
+    sent: '-te\ud835\udc00 z\ud835',
+    stopped: false
+  })
 })
