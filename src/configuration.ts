@@ -1,4 +1,6 @@
+import { readFileSync } from 'node:fs'
 import { isIP } from 'node:net'
+import { parseEnv } from 'node:util'
 import type { ErrorObject } from 'ajv'
 import type { ProviderSettings } from '../adapters/llm/registry.js'
 import { type StorageEntry, storages } from '../adapters/storage/registry.js'
@@ -16,14 +18,30 @@ export class ConfigurationError extends Error {
   override readonly name = 'ConfigurationError'
 }
 
-/** Adds the files' variables to the process's: what is set already wins, then `.env.local`. */
+/**
+ * Adds the files' variables to the process's: what is set already wins, then `.env.local`.
+ *
+ * @throws ConfigurationError for a file that is there and cannot be read: without it, production would
+ * start as a demo. To `process.loadEnvFile` it would not be there.
+ */
 export function loadEnvironmentFiles(): void {
   for (const file of ['.env.local', '.env'])
-    try {
-      process.loadEnvFile(file)
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
-    }
+    for (const [name, value] of Object.entries(parseEnv(readIfThere(file))))
+      process.env[name] ??= value
+}
+
+function readIfThere(file: string): string {
+  try {
+    // Some editors begin a file with a byte order mark, which would be part of the first name.
+    return readFileSync(file, 'utf8').replace(/^\ufeff/, '')
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException
+    if (code === 'ENOENT') return ''
+    throw new ConfigurationError(
+      `${file} cannot be read (${code}). Give this user permission to read it, or remove it.`,
+      { cause }
+    )
+  }
 }
 
 const check = readingText(createAjv({ allErrors: false }).compile(Environment), Environment)

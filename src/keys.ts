@@ -1,5 +1,5 @@
 import { randomBytes, randomUUID } from 'node:crypto'
-import { linkSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, linkSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { flushFolder, makeFolder } from '../adapters/durable-folders.js'
 import type { StorageEntry } from '../adapters/storage/registry.js'
@@ -81,8 +81,11 @@ export function parseEncryptionKeys(text: string): [EncryptionKey, ...Encryption
   const keys = text.split(',').map((part): EncryptionKey => {
     const colon = part.indexOf(':')
     const id = colon < 0 ? DEFAULT_ID : part.slice(0, colon).trim()
-    const key = Buffer.from(part.slice(colon + 1).trim(), 'base64')
-    if (!/^[A-Za-z0-9._-]{1,64}$/.test(id) || key.length !== 32)
+    const text = part.slice(colon + 1).trim()
+    const key = Buffer.from(text, 'base64')
+    // Buffer.from passes over what is no base64, and over all that follows its end: another key, say.
+    const isKey = /^[A-Za-z0-9+/_-]{43}=?$/.test(text)
+    if (!/^[A-Za-z0-9._-]{1,64}$/.test(id) || !isKey)
       throw new ConfigurationError(
         'ENCRYPTION_KEY must be 32 bytes in base64, or id:key,id:key. Make one with: openssl rand -base64 32'
       )
@@ -181,7 +184,8 @@ function makeKeyFile(path: string, env: Environment): boolean {
       { cause }
     )
   } finally {
-    rmSync(draft, { force: true })
+    // With `force` it would still throw below a file that is no folder, and hide the reason.
+    if (existsSync(draft)) rmSync(draft)
   }
 }
 

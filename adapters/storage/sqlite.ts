@@ -298,7 +298,7 @@ function connect(path: string, mayMake: boolean): Connection {
 }
 
 function assertNoFolder(path: string): void {
-  if (existsSync(path) && statSync(path).isDirectory())
+  if (path.endsWith('/') || (existsSync(path) && statSync(path).isDirectory()))
     throw cannotOpen(`${path} is a folder. Name a file in it`)
 }
 

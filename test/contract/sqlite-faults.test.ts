@@ -454,6 +454,10 @@ t.test('a path that cannot be a file', async (t) => {
     code: 'unavailable',
     message: `The database file cannot be opened: ${path} is a folder. Name a file in it.`
   })
+  const folder = join(path, 'new/')
+  t.throws(() => openSqlite({ path: folder }), {
+    message: `The database file cannot be opened: ${folder} is a folder. Name a file in it.`
+  })
   await writeFile(join(path, 'file'), '')
   t.throws(() => openSqlite({ path: join(path, 'file', 'app.db') }), {
     name: 'StorageError',

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import fs, { mkdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import fs, { mkdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { syncBuiltinESMExports } from 'node:module'
 import { join, parse } from 'node:path'
 import { mock } from 'node:test'
@@ -9,7 +9,12 @@ import { openMemory } from '../../adapters/storage/memory.js'
 import { type StorageEntry, storages } from '../../adapters/storage/registry.js'
 import { createStorage } from '../../adapters/storage/storage.js'
 import type { Environment } from '../../schemas/environment.js'
-import { chooseStorage, readEnvironment, readProviders } from '../../src/configuration.js'
+import {
+  chooseStorage,
+  loadEnvironmentFiles,
+  readEnvironment,
+  readProviders
+} from '../../src/configuration.js'
 import { createKeyring, verifyKeys } from '../../src/encryption.js'
 import { findKeys, makeKeys, parseEncryptionKeys } from '../../src/keys.js'
 import { openBackend } from '../../src/open.js'
@@ -129,6 +134,31 @@ t.test('a URL that is none is told without its password', async (t) => {
       )
 })
 
+t.test('files of variables are read, and one that cannot be is not passed over', async (t) => {
+  const [folder, start] = [temporaryFolder(t), process.cwd()]
+  const before = { ...process.env }
+  process.chdir(folder)
+  t.teardown(() => {
+    process.chdir(start)
+    for (const name of ['TEST_A', 'TEST_B', 'TEST_C', 'TEST_D']) delete process.env[name]
+    Object.assign(process.env, before)
+  })
+  process.env.TEST_A = 'set'
+  process.env.TEST_B = ''
+  writeFileSync('.env', '\ufeffTEST_C="of .env" # why\nTEST_A=no\nTEST_B=no\nTEST_D=no\n')
+  writeFileSync('.env.local', 'TEST_D=of .env.local\n')
+  loadEnvironmentFiles()
+  const { TEST_A, TEST_B, TEST_C, TEST_D } = process.env
+  t.strictSame([TEST_A, TEST_B, TEST_C, TEST_D], ['set', '', 'of .env', 'of .env.local'])
+
+  rmSync('.env')
+  mkdirSync('.env')
+  t.throws(loadEnvironmentFiles, {
+    name: 'ConfigurationError',
+    message: '.env cannot be read (EISDIR). Give this user permission to read it, or remove it.'
+  })
+})
+
 t.test('the environment chooses the storage, and says why', async (t) => {
   t.strictSame(choice({}), ['memory', 'no storage is configured'])
   t.strictSame(choice({ SQLITE_PATH: 'x.db' }), ['sqlite', 'SQLITE_PATH set'])
@@ -155,7 +185,12 @@ t.test('an encryption key that is none is refused', async (t) => {
     `${key()}x`.slice(8),
     'a:',
     `a:${key()},a:${key()}`,
-    `a b:${key()}`
+    `a b:${key()}`,
+    // What looks like a list or a comment is not passed over.
+    `a:${key()};b:${key()}`,
+    `a:${key()} b:${key()}`,
+    `a:${key()} # the old one`,
+    `a:${key()}${key()}`
   ])
     t.throws(() => parseEncryptionKeys(text), { message: /^ENCRYPTION_KEY/ }, text)
 })
