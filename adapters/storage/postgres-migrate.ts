@@ -10,6 +10,7 @@ import {
   unknownMigrations
 } from './migrations.js'
 import { stateOf, unavailable } from './postgres-connections.js'
+import { assertEncoding } from './schema-level.js'
 
 export interface MigrateOptions {
   /** The database, as a role that may create tables in its schema `public`. */
@@ -33,14 +34,21 @@ interface AppliedRow extends AppliedMigration {
 
 /** Any number that no other user of the database's advisory locks would take. */
 const LOCK = 7_264_811_936_215n
+/** A server that accepts connections and says nothing holds up no deployment. */
+const CONNECT_TIMEOUT_MS = 10_000
 
 /**
  * Applies what is missing, each file in a transaction of its own, and returns their versions.
  * Several may run at once: each waits for the other's file.
- * @throws StorageError `schema_outdated` where an applied file was changed since.
+ * @throws StorageError `schema_outdated` where an applied file was changed since, `unavailable` for a
+ * database that is not in UTF-8.
  */
 export async function migratePostgres({ url, onApplied }: MigrateOptions): Promise<string[]> {
   return withClient(url, async (client) => {
+    const { rows } = await client.query<{ encoding: string }>(
+      "select current_setting('server_encoding') as encoding"
+    )
+    assertEncoding(rows[0]?.encoding as string)
     const applied: string[] = []
     for (;;) {
       const version = await applyNext(client)
@@ -142,7 +150,11 @@ async function withClient<T>(url: string, run: (client: pg.Client) => Promise<T>
 
 async function connect(connectionString: string): Promise<pg.Client> {
   try {
-    const client = new pg.Client({ connectionString, application_name: 'workflow-api migrate' })
+    const client = new pg.Client({
+      connectionString,
+      application_name: 'workflow-api migrate',
+      connectionTimeoutMillis: CONNECT_TIMEOUT_MS
+    })
     // What breaks fails the statement under way, too.
     client.on('error', () => {})
     await client.connect()

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
+import { resources } from '../../schemas/registry.js'
 import type { AnyResource, Column } from '../../schemas/resource.js'
 import { createGroups } from './commit-groups.js'
 import type { Driver, DriverChange, DriverQuery, DriverRow } from './driver.js'
@@ -16,7 +17,7 @@ import {
   unavailable,
   withDefaults
 } from './postgres-connections.js'
-import { assertSchemaLevel, namingMigrations } from './schema-level.js'
+import { assertEncoding, assertSchemaLevel, namingMigrations } from './schema-level.js'
 import {
   decodeLists,
   decodeRow,
@@ -148,7 +149,8 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
   /** The newest migration applied, once it is sure that this release can work with it. */
   async function checkSchema(warn: (message: string) => void): Promise<string | null> {
     const [row] = await read(schemaStatement).catch(namingMigrations(known))
-    const [applied, role, hidden] = row as SchemaState
+    const [applied, role, hidden, encoding, mayUse] = row as SchemaState
+    assertEncoding(encoding)
     if (hidden)
       throw new StorageError(
         'unavailable',
@@ -156,6 +158,12 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
         `Row level security hides every row from ${role}: connect as the owner of the tables.`
       )
     assertSchemaLevel(known, applied, warn)
+    if (!mayUse)
+      throw new StorageError(
+        'unavailable',
+        {},
+        `The role ${role} lacks permissions: grant select on all tables in schema public to ${role}; grant execute on function public.apply_changes to ${role}.`
+      )
     return applied.at(-1)?.version ?? null
   }
 
@@ -250,12 +258,22 @@ const schemaStatement: Statement = {
   text: `
     select array(select json_build_object('version', version, 'checksum', checksum)
         from public.schema_migrations order by version),
-      current_user, row_security_active('public.schema_migrations')`,
-  values: [],
+      quote_ident(current_user), row_security_active('public.schema_migrations'),
+      current_setting('server_encoding'),
+      has_function_privilege(to_regprocedure('public.apply_changes(text, jsonb)'), 'execute')
+        and (select bool_and(has_table_privilege(to_regclass(format('public.%I', name)), 'select'))
+          from unnest($1::text[]) as name)`,
+  values: [resources.map(({ name }) => name)],
   onePlan: true
 }
 
-type SchemaState = [applied: AppliedMigration[], role: string, hidden: boolean]
+type SchemaState = [
+  applied: AppliedMigration[],
+  role: string,
+  hidden: boolean,
+  encoding: string,
+  mayUse: boolean
+]
 
 function getStatement(resource: AnyResource, tenant: TenantId | null, key: string): Statement {
   const where = new Conditions()

@@ -29,6 +29,16 @@ export function assertSchemaLevel(
     onWarning(`${describeChanged(changed)} Until then \`npm run migrate\` refuses it.`)
 }
 
+/** @throws StorageError where Postgres keeps texts in anything but UTF-8, and refuses most of them. */
+export function assertEncoding(encoding: string): void {
+  if (encoding === 'UTF8') return
+  throw new StorageError(
+    'unavailable',
+    {},
+    `The database is encoded as ${encoding}, which does not hold every text. Make one with: create database … encoding 'UTF8' template template0`
+  )
+}
+
 /**
  * For those who ask a database for its migrations: where it has not even a table of them, it lacks all.
  * @throws StorageError, the error itself or `schema_outdated` with their names.

@@ -8,16 +8,19 @@ import { createClient } from '@supabase/supabase-js'
 import t, { type Test } from 'tap'
 import { packageFile } from '../../adapters/package-files.js'
 import { readMigrations } from '../../adapters/storage/migrations.js'
+import type { TenantId } from '../../adapters/storage/port.js'
 import { openPostgres } from '../../adapters/storage/postgres.js'
 import {
   migratePostgres,
   migrationSql,
   migrationStatus
 } from '../../adapters/storage/postgres-migrate.js'
+import { createStorage } from '../../adapters/storage/storage.js'
 import { openSupabase } from '../../adapters/storage/supabase.js'
 import { isTimestamp } from '../../adapters/storage/timestamp.js'
 import { resources } from '../../schemas/registry.js'
 import type { AnyResource, ColumnKind } from '../../schemas/resource.js'
+import { tenants } from '../../schemas/tenants.js'
 import { runChild } from '../support/child-process.js'
 import { startCutProxy } from '../support/cut-proxy.js'
 import { lacks } from '../support/lacks.js'
@@ -347,6 +350,40 @@ async function testOpening(t: Test, server: PostgresServer) {
       code: 'unavailable',
       message: 'reader'
     })
+  })
+
+  t.test('a role of few privileges is told which it lacks, and serves with these', async (t) => {
+    const database = await server.createDatabase()
+    const url = server.url(database, 'clerk')
+    const grant = (text: string) => server.query(database, text)
+    await grant('create role clerk login bypassrls; grant select on schema_migrations to clerk')
+    const message =
+      /^The role clerk lacks permissions: (grant select [^;]+); (grant execute [^.]+\.apply_changes to clerk)\.$/
+    const error = await openPostgres({ url }).catch((error) => error)
+    t.match(error, { code: 'unavailable', message })
+    const [, tables = '', functions = ''] = message.exec(error.message) ?? []
+    await grant(tables)
+    await t.rejects(openPostgres({ url }), { message })
+    await grant(functions)
+    const driver = await openPostgres({ url })
+    const id = 't' as TenantId
+    const row = { id, name: 'T' }
+    const storage = createStorage(driver)
+    await storage.commit({ tenant: id, changes: [{ op: 'insert', resource: tenants, row }] })
+    t.match(await storage.get({ resource: tenants, tenant: id }, id), row)
+    await grant('revoke select on flows from clerk')
+    await t.rejects(storage.ping(), { message }, 'nor is it ready without')
+    await storage.close()
+  })
+
+  t.test('a database that does not hold every text is refused', async (t) => {
+    const options = "encoding 'LATIN1' locale 'C' template template0 owner app"
+    await server.query('postgres', `create database latin ${options}`)
+    const message = /^The database is encoded as LATIN1, .* encoding 'UTF8' template template0$/
+    const url = server.url('latin')
+    await t.rejects(migratePostgres({ url }), { code: 'unavailable', message })
+    for (const { sql } of readMigrations('postgres')) await server.query('latin', sql, 'app')
+    await t.rejects(openPostgres({ url }), { code: 'unavailable', message })
   })
 }
 
