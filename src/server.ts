@@ -1,5 +1,6 @@
 import { lookup } from 'node:dns/promises'
 import type { AddressInfo } from 'node:net'
+import { constants } from 'node:os'
 import closeWithGrace from 'close-with-grace'
 import type { FastifyInstance } from 'fastify'
 import type { Redis } from 'ioredis'
@@ -22,7 +23,18 @@ import { version } from './version.js'
 /** `--dev` works on SQLite with demo data, unless STORAGE says otherwise. */
 const development = process.argv.includes('--dev')
 
+const endSignals = ['SIGINT', 'SIGTERM'] as const
+
+/**
+ * While the server starts, a signal ends it at once. So does the kernel, but for the first process of a
+ * container, which it lets go on.
+ */
+function endAtOnce(signal: NodeJS.Signals): void {
+  process.exit(128 + constants.signals[signal])
+}
+
 async function main(): Promise<void> {
+  for (const signal of endSignals) process.once(signal, endAtOnce)
   keepNextTickFast()
   loadEnvironmentFiles()
   if (development) process.env.STORAGE ||= 'sqlite'
@@ -73,6 +85,7 @@ async function serve({ env, providers, backend, redis, close }: Parts): Promise<
   announce(env, backend, app.server.address() as AddressInfo, seeded)
   const retention = startRetention({ storage, env, log: app.log })
 
+  for (const signal of endSignals) process.off(signal, endAtOnce)
   closeWithGrace({ delay: mostStoppingMs(env) }, async ({ err }) => {
     if (err) app.log.error({ err }, 'stopping after an error')
     stopping.abort()

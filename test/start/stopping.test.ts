@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { Agent, get as httpGet } from 'node:http'
-import { type AddressInfo, connect } from 'node:net'
+import { type AddressInfo, connect, createServer } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
@@ -77,6 +77,27 @@ t.test('it says that it is not ready while it still serves; a second signal ends
   t.equal(await child.ended(), 1, 'at once, long before the delay is over')
   t.notMatch(child.output(), /"level":[456]0/, 'nothing has failed')
 })
+
+t.test(
+  'a signal while it starts ends it at once, as the first process of a container too',
+  async (t) => {
+    const database = createServer()
+    t.teardown(() => database.close())
+    await once(database.listen(0, '127.0.0.1'), 'listening')
+    for (const [signal, code] of [
+      ['SIGINT', 130],
+      ['SIGTERM', 143]
+    ] as const) {
+      const { port } = database.address() as AddressInfo
+      const DATABASE_URL = `postgres://127.0.0.1:${port}/silent`
+      const child = startServer(t, temporaryFolder(t), { DATABASE_URL })
+      const [connection] = await once(database, 'connection')
+      child.signal(signal)
+      t.equal(await child.ended(), code, 'by itself, not by the kernel')
+      connection.destroy()
+    }
+  }
+)
 
 t.test('what is under way ends in its own time, and what came of it is kept', async (t) => {
   const upstream = await startUpstream(t, beginStream)
