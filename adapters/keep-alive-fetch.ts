@@ -2,8 +2,8 @@ import http from 'node:http'
 import https from 'node:https'
 
 /**
- * The part of `fetch` that the openai package and supabase-js use, over node:http: a third of the
- * processor time of the built-in fetch (see bench/README.md), and one connection for each call in
+ * The part of `fetch` that the openai package and supabase-js use, over node:http: two fifths of the
+ * processor time of the built-in fetch (docs/decisions/0007), and one connection for each call in
  * flight, kept for the next.
  */
 export interface KeepAliveFetch {
@@ -14,10 +14,11 @@ export interface KeepAliveFetch {
 
 export interface KeepAliveOptions {
   /**
-   * The server may end an idle connection in the moment that a request takes it. Whether one that
-   * was used before, and broke before any answer, is taken for that, and the request sent again.
+   * The server may end an idle connection in the moment that a request takes it. One that was used before,
+   * and breaks so soon after the request and before any answer, in milliseconds, is taken for that: the
+   * request is sent again, once, on a new connection. By default none is.
    */
-  readonly resends: boolean
+  readonly resendMs?: number
   /** How long a connection is kept idle, in milliseconds; as long as the server keeps it by default. */
   readonly idleMs?: number
   /** What an answer may take up in memory when it is read as a whole, in characters. */
@@ -26,24 +27,27 @@ export interface KeepAliveOptions {
 
 export function createKeepAliveFetch(
   baseUrl: string,
-  { resends, idleMs, mostText = Number.POSITIVE_INFINITY }: KeepAliveOptions
+  { resendMs = 0, idleMs, mostText = Number.POSITIVE_INFINITY }: KeepAliveOptions = {}
 ): KeepAliveFetch {
   const { protocol } = new URL(baseUrl)
   const { Agent, request } = protocol === 'https:' ? https : http
   // The busiest connection first, so that those that are no longer needed go idle and end.
-  const agent = new Agent({
+  const kept = new Agent({
     keepAlive: true,
     maxFreeSockets: 256,
     scheduling: 'lifo',
     ...(idleMs === undefined ? {} : { timeout: idleMs })
   })
+  /** Connects anew for each request. */
+  const fresh = new Agent()
 
-  function send(url: string, init: RequestInit): Promise<HttpResponse> {
+  function send(url: string, init: RequestInit, agent: http.Agent): Promise<HttpResponse> {
     return new Promise((resolve, reject) => {
       const body = init.body as string | undefined
       const headers = Object.fromEntries(init.headers as Headers)
       if (body !== undefined) headers['content-length'] = `${Buffer.byteLength(body)}`
       let answered = false
+      const begun = performance.now()
       const sent = request(url, { method: init.method ?? 'GET', headers, agent }, (message) => {
         answered = true
         resolve(new HttpResponse(message, mostText))
@@ -54,8 +58,9 @@ export function createKeepAliveFetch(
       else signal.addEventListener('abort', abort, { once: true })
       sent.once('close', () => signal.removeEventListener('abort', abort))
       sent.on('error', (error: NodeJS.ErrnoException) => {
-        if (resends && sent.reusedSocket && wasCut(error) && !answered && !signal.aborted)
-          send(url, init).then(resolve, reject)
+        const wasIdle = sent.reusedSocket && wasCut(error) && !answered && !signal.aborted
+        if (wasIdle && performance.now() - begun < resendMs)
+          send(url, init, fresh).then(resolve, reject)
         else reject(error)
       })
       // The requests of one turn of the event loop are written one after the other, at its end: a
@@ -71,8 +76,11 @@ export function createKeepAliveFetch(
   }
 
   return {
-    fetch: ((url: string, init: RequestInit) => send(url, init)) as unknown as typeof fetch,
-    close: () => agent.destroy()
+    fetch: ((url: string, init: RequestInit) => send(url, init, kept)) as unknown as typeof fetch,
+    close() {
+      kept.destroy()
+      fresh.destroy()
+    }
   }
 }
 

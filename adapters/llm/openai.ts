@@ -17,13 +17,15 @@ import type { ProviderSettings, ProviderTimeouts } from './registry.js'
 
 /** What an answer may take up in memory, in characters: a streamed one is kept whole, too. */
 const MOST_TEXT = 16 * 1024 * 1024
+/** What breaks later has been at work on the prompt, which costs what it costs. */
+const RESEND_MS = 2000
 
 /** OpenAI, or any server that speaks its chat completions, through the official package. */
 export function openOpenAi(
   { name, url, key, model }: ProviderSettings,
   timeouts: ProviderTimeouts
 ): LlmProvider {
-  const connections = createKeepAliveFetch(url, { resends: true, mostText: MOST_TEXT })
+  const connections = createKeepAliveFetch(url, { resendMs: RESEND_MS, mostText: MOST_TEXT })
   const client = new OpenAI({
     apiKey: key,
     baseURL: url,

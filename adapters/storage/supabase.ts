@@ -44,7 +44,7 @@ const IDLE_MS = 4000
 export async function openSupabase(options: SupabaseOptions): Promise<Driver> {
   const { timeoutMs = 10_000, onWarning = (message) => process.emitWarning(message) } = options
   // A commit whose answer was lost is never sent again.
-  const connections = createKeepAliveFetch(options.url, { resends: false, idleMs: IDLE_MS })
+  const connections = createKeepAliveFetch(options.url, { idleMs: IDLE_MS })
   const client = createServiceClient(options, connections.fetch)
   const known = readMigrations('postgres')
   const { track, settled } = trackRequests()

@@ -1,6 +1,14 @@
+import { setTimeout as later } from 'node:timers/promises'
 import t from 'tap'
+import { createKeepAliveFetch } from '../../adapters/keep-alive-fetch.js'
 import { exchange, llmApi, PROVIDER_KEY, readAll } from '../support/llm-api.js'
-import { created, sendCompletion, startUpstream, tokens } from '../support/llm-upstream.js'
+import {
+  answerWith,
+  created,
+  sendCompletion,
+  startUpstream,
+  tokens
+} from '../support/llm-upstream.js'
 
 t.test('complete asks the provider and answers in the fixed shape', async (t) => {
   const upstream = await startUpstream(t)
@@ -76,6 +84,41 @@ t.test('a connection that the provider has closed meanwhile fails no call', asyn
   socket.once('data', () => socket.resetAndDestroy())
   t.equal((await complete()).statusCode, 200)
   t.equal(upstream.connections, 2)
+})
+
+t.test(
+  'a call that its provider breaks off is sent twice at most, whatever connections wait',
+  async (t) => {
+    const upstream = await startUpstream(t, () => {})
+    const api = await llmApi(t, upstream.url)
+    const ask = (prompt: string) =>
+      exchange(api, '/llm/complete', { prompt }).response.then((each) => readAll(each))
+    const answers = Array.from({ length: 20 }, () => ask('Hi'))
+    await upstream.received(19)
+    for (const request of upstream.requests) sendCompletion(request, 'x')
+    await Promise.all(answers)
+    upstream.answer = ({ socket }) => socket.destroy()
+    t.match(JSON.parse(await ask('Hi')), { code: 'provider_unreachable' })
+    t.equal(upstream.requests.length, 22)
+  }
+)
+
+t.test('a call that its provider breaks off late is not sent again', async (t) => {
+  const upstream = await startUpstream(t, answerWith('x'))
+  const connections = createKeepAliveFetch(upstream.url, { resendMs: 20 })
+  t.teardown(() => connections.close())
+  const ask = async () => {
+    const { signal } = new AbortController()
+    const init = { method: 'POST', headers: new Headers(), body: '{}', signal }
+    return (await connections.fetch(upstream.url, init)).text()
+  }
+  await ask()
+  upstream.answer = async ({ socket }) => {
+    await later(50)
+    socket.destroy()
+  }
+  await t.rejects(ask(), { code: 'ECONNRESET' })
+  t.equal(upstream.requests.length, 2)
 })
 
 t.test('the client going away ends the request at the provider', async (t) => {
