@@ -11,7 +11,7 @@ import { createAccounts } from './accounts.js'
 import { answerHeaders } from './answer-headers.js'
 import { createApiKeys } from './api-keys.js'
 import { authenticate } from './authenticate.js'
-import { assertClean } from './clean-values.js'
+import { assertClean, assertDecodable } from './clean-values.js'
 import { originsOf } from './configuration.js'
 import { documentation } from './documentation.js'
 import type { Keyring } from './encryption.js'
@@ -157,7 +157,8 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     else done()
   })
   app.addHook('onRequest', authenticate({ storage, identity, accounts, apiKeys }))
-  app.addHook('preValidation', ({ body, query, params }, _reply, done) => {
+  app.addHook('preValidation', ({ url, body, query, params }, _reply, done) => {
+    assertDecodable(url)
     assertClean(params, 'path')
     assertClean(query, 'query')
     assertClean(body, 'body')

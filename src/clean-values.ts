@@ -1,4 +1,4 @@
-import { refuseValue } from './problems.js'
+import { ApiError, refuseValue } from './problems.js'
 
 /** JSON deeper than this is refused, for bodies and for every value in them. */
 export const MOST_NESTING = 32
@@ -17,6 +17,25 @@ export function assertClean(value: unknown, place: Place): void {
   const detail = violationOf(value)
   if (detail) refuse(place, '', detail)
   if (typeof value === 'object' && value !== null) assertMembers(value, place, [])
+}
+
+/**
+ * Refuses a query that cannot be decoded, which would be taken as it stands: `100%+sure` and `caf%E9`
+ * for just these texts. Of paths, the router refuses it.
+ *
+ * @throws ApiError `bad_request`
+ */
+export function assertDecodable(url: string): void {
+  if (!url.includes('%')) return
+  try {
+    decodeURIComponent(url.slice(url.indexOf('?') + 1))
+  } catch (cause) {
+    throw new ApiError(
+      'bad_request',
+      'The query is not valid percent-encoded UTF-8. A percent sign is %25.',
+      { cause }
+    )
+  }
 }
 
 /** The keys above are joined to a pointer only where something is refused. */

@@ -259,6 +259,11 @@ const ids: Bad[] = [
   ['bad_request', 'PUT', '/secrets/%ff', { value: 'v' }],
   ['bad_request', 'DELETE', '/flows/f%'],
   ['bad_request', 'GET', '/%c0%af'],
+  // Nor is a query taken as it stands that cannot be decoded.
+  ['bad_request', 'GET', '/audit?resource_id=%ff'],
+  ['bad_request', 'GET', '/connections?provider=caf%E9%20au%20lait'],
+  ['bad_request', 'GET', '/llm/stream?prompt=100%+sure'],
+  ['bad_request', 'GET', '/flows?%=1'],
   ['unsafe_value', 'GET', '/flows/%00'],
   ['unsafe_value', 'PUT', '/flows/a%00b', { name }],
   ['unsafe_value', 'PUT', '/secrets/a%00', { value: 'v' }],
