@@ -17,6 +17,7 @@ import type { Registration } from '../schemas/auth.js'
 import { tenants } from '../schemas/tenants.js'
 import { type User, users } from '../schemas/users.js'
 import type { Accounts } from './accounts.js'
+import { createEmailLimit } from './email-limit.js'
 import type { Attempt } from './idempotency.js'
 import { assertHardToGuess } from './passwords.js'
 import { ApiError } from './problems.js'
@@ -66,6 +67,8 @@ export interface Users {
 }
 
 export function createUsers(storage: Storage, identity: Identity, accounts: Accounts): Users {
+  const emails = createEmailLimit()
+
   function endedSessions(keptToken: string | undefined): Values<typeof users> {
     const kept = keptToken === undefined ? null : identity.sessionOf(keptToken)
     const from = new Date(passInstant())
@@ -137,21 +140,24 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
       return attempt.isRepeatable && (await wasUsed(store, id)) ? newKey(users) : id
     },
 
-    async create(store, row, password, along) {
-      const email = row.email.toLowerCase()
-      await assertHardToGuess(password)
-      const account = await identity.createAccount({ id: row.id, email, password })
-      return together(account, () =>
-        store.insert(users, { ...row, ...account.columns }, { along, elsewhere: ['password'] })
-      )
-    },
+    create: (store, row, password, along) =>
+      emails.guard(store.tenant, async () => {
+        const email = row.email.toLowerCase()
+        await assertHardToGuess(password)
+        const account = await identity.createAccount({ id: row.id, email, password })
+        return together(account, () =>
+          store.insert(users, { ...row, ...account.columns }, { along, elsewhere: ['password'] })
+        )
+      }),
 
-    update: (store, id, change, options) =>
-      untilUnchanged(id, options, () => updateOnce(store, id, change, options)),
+    update(store, id, change, options) {
+      const update = () => untilUnchanged(id, options, () => updateOnce(store, id, change, options))
+      return change.email ? emails.guard(store.tenant, update) : update()
+    },
 
     remove: (store, id, options) =>
       untilUnchanged(id, options, async () => {
-        const user = await store.need(users, id)
+        const user = await store.need(users, id, options.ifMatch)
         const account = await identity.deleteAccount(user)
         const ifMatch = atVersion(user, options)
         await together(account, () =>

@@ -35,7 +35,7 @@ export interface Behaviour<R extends AnyResource> {
   ) => Promise<Stored<R>>
   readonly remove?: (key: string, caller: Caller, options: ChangeOptions) => Promise<void>
   /** Statuses of problems that its own steps add to those that follow from the declaration. */
-  readonly problems?: Readonly<Partial<Record<'update' | 'delete', readonly number[]>>>
+  readonly problems?: Readonly<Partial<Record<'create' | 'update' | 'delete', readonly number[]>>>
 }
 type Body = Readonly<Record<string, unknown>>
 
@@ -113,6 +113,7 @@ export function resourceRoutes<R extends AnyResource>(
         }
       },
       creates: true,
+      problems: behaviour.problems?.create ?? [],
       async handler(request, reply, caller) {
         const body = request.body as Body
         const attempt = app.idempotency.attempt(request, caller.account.id)

@@ -56,7 +56,7 @@ export function userRoutes(app: FastifyInstance, dependencies: UserDependencies)
     },
     body: UserSelfUpdate,
     answers: { 200: { description: 'Changed.', schema: shown, headers: ['ETag'] } },
-    // A name is nobody's guess: only those who send a password may have to wait.
+    // A name is nobody's guess: only those who send a password, or an email, may have to wait.
     problems: [404, 409, 412, 422, 429],
     async handler(request, reply, caller) {
       const id = userIdOf(caller)
@@ -86,8 +86,8 @@ export function userRoutes(app: FastifyInstance, dependencies: UserDependencies)
       return dependencies.users.update(store, id, body, options)
     },
     remove: (id, { store }, options) => dependencies.users.remove(store, id, options),
-    // A password may be refused, and the last admin stays.
-    problems: { update: [422], delete: [409] }
+    // A password may be refused, many taken emails make one wait, and the last admin stays.
+    problems: { create: [429], update: [422, 429], delete: [409] }
   })
 }
 

@@ -2,6 +2,8 @@ import { randomUUID } from 'node:crypto'
 import t from 'tap'
 import { openLocalIdentity } from '../../adapters/identity/local.js'
 import { AccountError } from '../../adapters/identity/port.js'
+import type { TenantId } from '../../adapters/storage/port.js'
+import { createEmailLimit } from '../../src/email-limit.js'
 import { cheapHasher, testApi } from '../support/api.js'
 import { memory, testStorages } from '../support/storages.js'
 
@@ -159,6 +161,15 @@ for (const on of testStorages)
       t.equal((await api.send('POST', '/auth/refresh', { refresh_token })).statusCode, 401)
     })
 
+    t.test('a version that is gone is told before anything else of a removal', async (t) => {
+      const headers = { 'if-match': '"1"' }
+      const alone = await api.register()
+      t.equal(
+        (await alone.send('DELETE', `/users/${alone.id}`, undefined, headers)).statusCode,
+        412
+      )
+    })
+
     t.test('the last admin stays', async (t) => {
       const only = await api.register()
       for (const answer of [
@@ -181,6 +192,45 @@ for (const on of testStorages)
       t.ok(lost === 409 || lost === 401)
     })
   })
+
+t.test('who has an account in another tenant is not found out by trying', async (t) => {
+  const api = await testApi(t)
+  const [admin, stranger] = [await api.register(), await api.register()]
+  const [one, two] = [await api.person(admin, 'editor'), await api.person(admin, 'viewer')]
+  const give = (id: string, email: string) => admin.send('PATCH', `/users/${id}`, { email })
+  // What is free does not count, however many come.
+  for (let i = 0; i < 70; i++)
+    t.equal((await give(one.id, `${i}.${api.tag}@example.com`)).statusCode, 200)
+  const answers = await Promise.all(
+    Array.from({ length: 100 }, (_, i) => give(i % 2 ? one.id : two.id, stranger.email))
+  )
+  const taken = answers.filter(({ statusCode }) => statusCode === 409)
+  const refused = answers.filter(({ statusCode }) => statusCode === 429)
+  t.strictSame([taken.length, refused.length], [60, 40])
+  t.match(refused[0]?.json(), { code: 'rate_limited', detail: /^Too many emails/ })
+  t.match(refused[0]?.headers['retry-after'], /^\d+$/)
+  const body = { name: 'N', email: `n.${api.tag}@example.com`, password: 'long enough' }
+  t.equal((await admin.send('POST', '/users', body)).statusCode, 429, 'free ones neither')
+  t.equal((await give(one.id, stranger.email)).statusCode, 429)
+  t.equal((await admin.send('PATCH', `/users/${one.id}`, { name: 'Other' })).statusCode, 200)
+  t.equal((await stranger.send('POST', '/users', body)).statusCode, 201, 'nor do others wait')
+})
+
+t.test('the window of taken emails ends', async (t) => {
+  let now = 0
+  const { guard } = createEmailLimit(() => now)
+  const tenant = 't' as TenantId
+  const give = () =>
+    guard(tenant, async () => {
+      throw new AccountError('email_taken', 'Taken.')
+    })
+  for (let i = 0; i < 60; i++) await t.rejects(give(), { code: 'email_taken' })
+  await t.rejects(give(), { code: 'rate_limited', extra: { headers: { 'retry-after': '60' } } })
+  now = 59_001
+  await t.rejects(give(), { code: 'rate_limited', extra: { headers: { 'retry-after': '1' } } })
+  now = 60_000
+  await t.rejects(give(), { code: 'email_taken' })
+})
 
 t.test('a slow change of a password does not undo what was decided meanwhile', async (t) => {
   let hashing = () => {}

@@ -139,7 +139,8 @@ export const samples: Readonly<Record<string, Sample>> = {
     return {
       201: { url: '/users', body: { ...body, email: `u-${admin.email}` } },
       409: { url: '/users', body: { ...body, email: admin.email } },
-      422: { url: '/users', body: { ...body, password: refusedPassword } }
+      422: { url: '/users', body: { ...body, password: refusedPassword } },
+      429: { url: '/users', body, before: manyTaken }
     }
   },
   getUser: ({ viewer }) => ({
@@ -151,7 +152,8 @@ export const samples: Readonly<Record<string, Sample>> = {
     404: { url: `/users/${nobody}`, body: { name: 'Renamed' } },
     409: { url: `/users/${viewer.id}`, body: { email: admin.email } },
     412: { url: `/users/${viewer.id}`, body: { name: 'Late' }, headers: lateVersion },
-    422: { url: `/users/${viewer.id}`, body: { password: refusedPassword } }
+    422: { url: `/users/${viewer.id}`, body: { password: refusedPassword } },
+    429: { url: `/users/${viewer.id}`, body: { email: 'u@example.com' }, before: manyTaken }
   }),
   deleteUser: ({ admin, other, viewer }) => ({
     204: { url: `/users/${viewer.id}` },
@@ -384,6 +386,12 @@ function ask(prompt: string) {
 /** One row a page and the count, so that an answer has every header that lists can have. */
 function pages(url: string) {
   return { 200: { url: `${url}?limit=1&count=exact` } }
+}
+
+/** An admin asks of more emails than one may whether they are taken. */
+async function manyTaken({ admin, viewer }: World): Promise<void> {
+  for (let i = 0; i < 60; i++)
+    await admin.send('PATCH', `/users/${viewer.id}`, { email: admin.email })
 }
 
 /** Another process removed the user, so that this one still takes the token. */
