@@ -264,7 +264,7 @@ function tooMany(waitMs: number): ApiError {
   const seconds = Math.ceil(waitMs / 1000)
   return new ApiError(
     'rate_limited',
-    `Too many failed sign-ins for this email. Try again in ${seconds} s.`,
+    `Too many sign-ins for this email that failed, or at once. Try again in ${seconds} s.`,
     { headers: { 'retry-after': String(seconds) } }
   )
 }
