@@ -4,7 +4,7 @@ import { patterns } from './patterns.js'
 import { Problem } from './problem.js'
 import { object } from './resource.js'
 
-/** What the LLM routes take and answer. Names in camel case are those of the OpenAI world. */
+/** What the LLM routes take and answer. */
 
 const prompt = Type.String({
   minLength: 1,

@@ -1,10 +1,9 @@
-import { LRUCache } from 'lru-cache'
-import type { Awaitable } from '../adapters/awaitable.js'
 import type { TokenSession } from '../adapters/identity/port.js'
 import { ACROSS_TENANTS, type Storage, type TenantId } from '../adapters/storage/port.js'
 import type { Role } from '../schemas/resource.js'
 import { tenants } from '../schemas/tenants.js'
 import { users } from '../schemas/users.js'
+import { createRecentReads, type RecentReads } from './recent-reads.js'
 
 /** Who makes a request, as far as the users table knows. */
 export interface Account {
@@ -18,12 +17,8 @@ export interface Account {
   readonly sessions?: { readonly from: number; readonly kept: string | null }
 }
 
-export interface Accounts {
-  /** Null where the user is gone. At most a minute old. */
-  get(userId: string): Awaitable<Account | null>
-  /** Makes a change of this process show at once. */
-  forget(userId: string): void
-}
+/** By the ids of users; null where one is gone. */
+export type Accounts = RecentReads<Account>
 
 /** Whether a session of the account was ended, as changing the password ends them. */
 export function isEnded({ sessions }: Account, session: TokenSession | null): boolean {
@@ -31,21 +26,8 @@ export function isEnded({ sessions }: Account, session: TokenSession | null): bo
   return !session || (session.since <= sessions.from && session.id !== sessions.kept)
 }
 
-/** How long a change made through another process may go unseen. */
-const TTL_MS = 60_000
-
 /** @param now milliseconds of a clock that nobody puts back, which is `performance.now` by default. */
-export function createAccounts(
-  storage: Storage,
-  now: () => number = () => performance.now()
-): Accounts {
-  const cache = new LRUCache<string, Account | Promise<Account | null>>({
-    max: 10_000,
-    ttl: TTL_MS,
-    ttlResolution: 0,
-    perf: { now }
-  })
-
+export function createAccounts(storage: Storage, now?: () => number): Accounts {
   async function read(userId: string): Promise<Account | null> {
     const user = await storage.get({ resource: users, tenant: ACROSS_TENANTS }, userId)
     if (!user) return null
@@ -57,24 +39,5 @@ export function createAccounts(
     return from === null ? account : { ...account, sessions: { from: Date.parse(from), kept } }
   }
 
-  return {
-    get(userId) {
-      const known = cache.get(userId)
-      if (known) return known
-      const reading = read(userId)
-      cache.set(userId, reading)
-      // Unless it was forgotten meanwhile, and no longer than a minute from when the read began.
-      const settle = (account: Account | null) => {
-        if (cache.peek(userId) !== reading) return
-        if (account) cache.set(userId, account, { noUpdateTTL: true })
-        else cache.delete(userId)
-      }
-      reading.then(settle, () => settle(null))
-      return reading
-    },
-
-    forget(userId) {
-      cache.delete(userId)
-    }
-  }
+  return createRecentReads(read, now)
 }

@@ -1,4 +1,3 @@
-import { LRUCache } from 'lru-cache'
 import {
   ACROSS_TENANTS,
   type Storage,
@@ -9,6 +8,7 @@ import { apiKeys } from '../schemas/api-keys.js'
 import { includesRole } from '../schemas/resource.js'
 import type { Account, Accounts } from './accounts.js'
 import { hashOf, isApiKeyText } from './api-key-text.js'
+import { createRecentReads } from './recent-reads.js'
 
 export type ApiKeyRow = Stored<typeof apiKeys>
 
@@ -36,8 +36,6 @@ interface Known {
   usedAt: number
 }
 
-/** How long a change made through another process may go unseen. */
-const TTL_MS = 60_000
 /** The least time between two writes of `last_used_at`. */
 const USE_MS = 60_000
 
@@ -50,14 +48,8 @@ export function createApiKeys(
   storage: Storage,
   accounts: Accounts,
   now: () => number = Date.now,
-  measured: () => number = () => performance.now()
+  measured?: () => number
 ): ApiKeys {
-  const cache = new LRUCache<string, Promise<Known | null>>({
-    max: 10_000,
-    ttl: TTL_MS,
-    ttlResolution: 0,
-    perf: { now: measured }
-  })
   const writes = new Set<Promise<unknown>>()
 
   async function find(
@@ -76,36 +68,26 @@ export function createApiKeys(
     return { row, version: row.version, usedAt }
   }
 
-  function recall(hash: string): Promise<Known | null> {
-    const known = cache.get(hash)
-    if (known) return known
-    const reading = read(hash)
-    cache.set(hash, reading)
-    const forgetUnknown = (found?: Known | null) => {
-      if (!found && cache.peek(hash) === reading) cache.delete(hash)
-    }
-    reading.then(forgetUnknown, () => forgetUnknown())
-    return reading
-  }
+  const known = createRecentReads(read, measured)
 
   /**
    * Writes that the key is in use, for people to see: the request does not wait, and does not care
    * whether it works. Only at the version that was seen, so that of many servers one writes.
    */
-  function noteUse(known: Known): void {
+  function noteUse(used: Known): void {
     const time = now()
-    if (time - known.usedAt < USE_MS) return
-    known.usedAt = time
-    const { id: key, tenant_id } = known.row
+    if (time - used.usedAt < USE_MS) return
+    used.usedAt = time
+    const { id: key, tenant_id } = used.row
     const set = { last_used_at: new Date(time).toISOString() }
     const write = storage
       .commit({
         tenant: tenant_id as TenantId,
-        changes: [{ op: 'update', resource: apiKeys, key, expect: known.version, set }]
+        changes: [{ op: 'update', resource: apiKeys, key, expect: used.version, set }]
       })
       .then(
         ([row]) => {
-          known.version = row.version
+          used.version = row.version
         },
         () => {}
       )
@@ -117,22 +99,22 @@ export function createApiKeys(
     async verify(text) {
       if (!isApiKeyText(text)) return null
       const hash = hashOf(text)
-      const known = await recall(hash)
-      if (!known) return null
-      const { row } = known
+      const found = await known.get(hash)
+      if (!found) return null
+      const { row } = found
       const end = hash === row.hash ? row.expires_at : row.previous_expires_at
       if (end !== null && Date.parse(end) <= now()) return null
       // Whoever made it still knows it: nobody keeps through a key what they have lost.
       const owner = await accounts.get(row.owner_id)
       if (!owner) return null
-      noteUse(known)
+      noteUse(found)
       const role = includesRole(owner.role, row.role) ? row.role : owner.role
       return { ...owner, id: row.id, role }
     },
 
     forget({ hash, previous_hash }) {
-      cache.delete(hash)
-      if (previous_hash !== null) cache.delete(previous_hash)
+      known.forget(hash)
+      if (previous_hash !== null) known.forget(previous_hash)
     },
 
     async close() {

@@ -1,9 +1,8 @@
-import { ApiError, refuseValue } from './problems.js'
+import { jsonPointer } from './json-pointer.js'
+import { ApiError, type Place, refuseValue } from './problems.js'
 
 /** JSON deeper than this is refused, for bodies and for every value in them. */
 export const MOST_NESTING = 32
-
-type Place = 'body' | 'query' | 'path'
 
 /**
  * Refuses what the storages would keep differently or not at all: NUL (Postgres has no place for
@@ -41,11 +40,11 @@ export function assertDecodable(url: string): void {
 /** The keys above are joined to a pointer only where something is refused. */
 function assertMembers(value: object, place: Place, keys: string[]): void {
   if (keys.length === MOST_NESTING)
-    refuse(place, pointerTo(keys), `is nested deeper than ${MOST_NESTING} levels`)
+    refuse(place, jsonPointer(keys), `is nested deeper than ${MOST_NESTING} levels`)
   for (const key of Object.keys(value)) {
     const child = (value as Record<string, unknown>)[key]
     const detail = textViolation(key) ?? keyViolation(key, child) ?? violationOf(child)
-    if (detail) refuse(place, pointerTo([...keys, key]), detail)
+    if (detail) refuse(place, jsonPointer([...keys, key]), detail)
     if (typeof child === 'object' && child !== null) {
       keys.push(key)
       assertMembers(child, place, keys)
@@ -74,10 +73,6 @@ function numberViolation(number: number): string | undefined {
   if (Number.isInteger(number) && !Number.isSafeInteger(number))
     return 'is an integer beyond 2^53 - 1: send it as a string'
   return undefined
-}
-
-function pointerTo(keys: readonly string[]): string {
-  return keys.map((key) => `/${key.replaceAll('~', '~0').replaceAll('/', '~1')}`).join('')
 }
 
 function refuse(place: Place, pointer: string, detail: string): never {

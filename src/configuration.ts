@@ -150,14 +150,21 @@ export function readProviders(env: Environment): ProviderSettings[] {
     throw new ConfigurationError('LLM_PROVIDERS has a name twice, or the name openai.')
   for (const { name, url, key } of providers) {
     if (!URL.canParse(url))
-      throw new ConfigurationError(`The URL of LLM provider ${name} is not valid.`)
+      throw new ConfigurationError(
+        `The URL of LLM provider ${name} is not valid. Set ${variableOf(name, 'OPENAI_BASE_URL')} to its address.`
+      )
     // It goes into a header, which leaves out the line break that a file ends with.
     if (!/^[ -~]*[\r\n]*$/.test(key))
       throw new ConfigurationError(
-        `The key of LLM provider ${name} contains characters other than printable ASCII.`
+        `The key of LLM provider ${name} contains characters other than printable ASCII. Set ${variableOf(name, 'OPENAI_API_KEY')} to the key alone.`
       )
   }
   return providers
+}
+
+/** Where a provider is configured. */
+function variableOf(provider: string, openAis: keyof Environment): string {
+  return provider === 'openai' ? openAis : 'LLM_PROVIDERS'
 }
 
 function parseProviders(text: string): LlmProviders {

@@ -14,6 +14,7 @@ import { ConfigurationError } from './configuration.js'
 import { demoLogin } from './demo-login.js'
 import type { Keyring } from './encryption.js'
 import { isEasilyGuessed } from './passwords.js'
+import { secretContext } from './secret-values.js'
 import { createStore, type Store } from './store.js'
 import { together, type UserRow } from './users.js'
 
@@ -133,7 +134,10 @@ export async function seedDemoData(
     if (!(await store.get(resource, row[resource.key as never]))) await store.insert(resource, row)
   const name = 'SLACK_TOKEN'
   if (!(await store.get(secrets, name)))
-    await store.insert(secrets, { name, ...keyring.seal('not-a-real-token', [tenant, name]) })
+    await store.insert(secrets, {
+      name,
+      ...keyring.seal('not-a-real-token', secretContext({ tenant_id: tenant, name }))
+    })
   return seeded
 }
 
@@ -185,7 +189,8 @@ async function makeAccount(
     if (!(error instanceof AccountError && error.code === 'password_refused')) throw error
     throw new ConfigurationError(
       `${identity.service ?? identity.kind} refuses the password of ${email}: ${error.message} ` +
-        'Set DEMO_PASSWORD to one that meets its rules, or relax them.'
+        'Set DEMO_PASSWORD to one that meets its rules, or relax them.',
+      { cause: error }
     )
   }
 }

@@ -44,7 +44,8 @@ export function createKeyring(keys: readonly [EncryptionKey, ...EncryptionKey[]]
 
   function keyOf(id: string): Buffer {
     const key = byId.get(id)
-    if (!key) throw new DecryptionError(`No encryption key is named ${id}.`)
+    if (!key)
+      throw new DecryptionError(`No encryption key is named ${id}. Put it into ENCRYPTION_KEY.`)
     return key
   }
 

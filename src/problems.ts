@@ -293,7 +293,8 @@ export class ApiError extends Error {
   }
 }
 
-type Place = 'body' | 'query' | 'path'
+/** Where in a request a value is. */
+export type Place = 'body' | 'query' | 'path'
 
 /** @throws ApiError */
 export function refuseValue(

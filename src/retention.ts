@@ -18,6 +18,7 @@ import { sessions } from '../schemas/sessions.js'
 import { tenants } from '../schemas/tenants.js'
 import { allRows } from './all-rows.js'
 import { auditEntry } from './audit-entry.js'
+import { DAY_MS } from './durations.js'
 import { isAboutLease, LEASE_MS, type Lease, takeLease } from './lease.js'
 
 export interface RetentionOptions {
@@ -42,7 +43,6 @@ interface Rule {
   readonly isOver?: (row: Stored<AnyResource>) => boolean
 }
 
-const DAY_MS = 24 * 60 * 60 * 1000
 /** Others may change the rows of a batch while it is read. What they go on changing is left. */
 const MOST_TRIES = 3
 

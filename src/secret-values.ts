@@ -2,6 +2,7 @@ import { isStorageError, StorageError } from '../adapters/storage/errors.js'
 import type { Storage, Stored } from '../adapters/storage/port.js'
 import { secrets } from '../schemas/secrets.js'
 import { auditEntry } from './audit-entry.js'
+import { DAY_MS } from './durations.js'
 import type { Keyring } from './encryption.js'
 import type { Origin } from './store.js'
 
@@ -20,7 +21,6 @@ export type ReadSecret = (origin: Origin, name: string) => Promise<string>
 
 /** How long before its end a secret is said to expire soon, in days: time to replace it. */
 const SOON_DAYS = 14
-const DAY_MS = 24 * 60 * 60 * 1000
 /** How often a read starts again because the secret was replaced under it. */
 const MOST_TRIES = 5
 

@@ -4,6 +4,7 @@ import formats from 'ajv-formats'
 import type { FastifyServerOptions } from 'fastify'
 import { toTimestamp } from '../adapters/storage/timestamp.js'
 import { patternsInWords } from '../schemas/patterns.js'
+import { jsonPointer } from './json-pointer.js'
 
 /**
  * Bodies are JSON and mean what they say: `"5"` is no number and null no string. Paths and queries
@@ -140,9 +141,7 @@ export function pointerOf({
   params
 }: Pick<ErrorObject, 'instancePath' | 'params'>): string {
   const name = params.missingProperty ?? params.additionalProperty
-  return typeof name === 'string'
-    ? `${instancePath}/${name.replaceAll('~', '~0').replaceAll('/', '~1')}`
-    : instancePath
+  return typeof name === 'string' ? instancePath + jsonPointer([name]) : instancePath
 }
 
 /** What is wrong with a value, to go after its name. */

@@ -5,7 +5,7 @@ import { type User, users } from '../../schemas/users.js'
 import { isStorageError, StorageError } from '../storage/errors.js'
 import { ACROSS_TENANTS, type Storage, type TenantId } from '../storage/port.js'
 import { instantOf, uuid } from '../uuid.js'
-import type { AccountChange, Identity, SignedIn } from './port.js'
+import { accountChange, type Identity, type SignedIn } from './port.js'
 
 /** Makes and checks password hashes. */
 export interface PasswordHasher {
@@ -195,13 +195,13 @@ export async function openLocalIdentity(options: LocalIdentityOptions): Promise<
     },
 
     async createAccount({ password }) {
-      return accountChange({ password_hash: await hasher.hash(password) })
+      return accountChange({ columns: { password_hash: await hasher.hash(password) } })
     },
 
     async updateAccount(_user, { password }) {
       return password === undefined
         ? accountChange({})
-        : accountChange({ password_hash: await hasher.hash(password) })
+        : accountChange({ columns: { password_hash: await hasher.hash(password) } })
     },
 
     async deleteAccount() {
@@ -230,12 +230,6 @@ function remembering(verify: (token: string) => AccessClaims | null) {
     if (claims) known.set(signature, { token, claims })
     return claims
   }
-}
-
-/** The row is all there is, so there is nothing to finish or to undo. */
-function accountChange(columns: AccountChange['columns']): AccountChange {
-  const nothing = async () => {}
-  return { columns, finish: nothing, undo: nothing }
 }
 
 /** OWASP's first choice for argon2id: 19 MiB of memory, two passes, one lane. */

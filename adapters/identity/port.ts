@@ -41,6 +41,12 @@ export interface AccountChange {
   undo(why: unknown): Promise<void>
 }
 
+/** A change of which nothing is left to finish, or to undo, but for what is given. */
+export function accountChange(change: Partial<AccountChange>): AccountChange {
+  const nothing = async () => {}
+  return { columns: {}, finish: nothing, undo: nothing, ...change }
+}
+
 /**
  * Who somebody is. What they may do is in the users table, which is the one truth about roles,
  * tenants and whether the user still exists.

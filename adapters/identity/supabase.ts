@@ -3,9 +3,9 @@ import { type User, users } from '../../schemas/users.js'
 import { isStorageError, StorageError } from '../storage/errors.js'
 import { ACROSS_TENANTS, type Storage } from '../storage/port.js'
 import {
-  type AccountChange,
   type AccountCredentials,
   AccountError,
+  accountChange,
   type Identity,
   type SignedIn
 } from './port.js'
@@ -331,11 +331,6 @@ const tokenRefusals = [
   'user_not_found',
   'user_banned'
 ]
-
-function accountChange(steps: Partial<Pick<AccountChange, 'finish' | 'undo'>>): AccountChange {
-  const nothing = async () => {}
-  return { columns: {}, finish: nothing, undo: nothing, ...steps }
-}
 
 function signedIn(session: Session | null): SignedIn | null {
   if (!session) return null

@@ -46,7 +46,7 @@ const LARGEST_IN_GROUP = 64 * 1024
 const MOST_CHANGES_IN_GROUP = 4
 /** How long a group waits for locks, in milliseconds, before its commits are tried one by one. */
 const GROUP_LOCK_TIMEOUT_MS = 100
-/** A page that is larger, in rows, takes the server its time. */
+/** A page that is larger, in rows, takes the server its time. Clients get 250 at most, and one tells of more. */
 const BRIEF_PAGE = 251
 /** Tries of a commit that the server rolls back for a deadlock or a serialization failure. */
 const COMMIT_TRIES = 5

@@ -221,7 +221,11 @@ export function openSqlite(options: SqliteOptions): Driver {
       return read(() => {
         const latest = db.prepare('select max(version) from schema_migrations').pluck().get()
         if (latest !== migration)
-          throw new StorageError('schema_outdated', {}, `The database is at migration ${latest}.`)
+          throw new StorageError(
+            'schema_outdated',
+            {},
+            `The database is at migration ${latest}, and this server at ${migration}: restart it with the release that migrated the file.`
+          )
         return { migration }
       })
     },

@@ -5,6 +5,7 @@ import { uuid } from '../../adapters/uuid.js'
 import type { LlmUsageTotal } from '../../schemas/llm.js'
 import { llmUsage } from '../../schemas/llm-usage.js'
 import { rowsOfPages } from '../all-rows.js'
+import { DAY_MS } from '../durations.js'
 import { refuseValue } from '../problems.js'
 import type { Store } from '../store.js'
 
@@ -50,7 +51,6 @@ interface Totals {
   changed: boolean
 }
 
-export const DAY_MS = 24 * 60 * 60 * 1000
 /** How often totals are written; also how old another instance's may be in a report. */
 const FLUSH_MS = 10_000
 /**

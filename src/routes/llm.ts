@@ -13,6 +13,7 @@ import {
   LlmUsageQuery,
   LlmUsageTotal
 } from '../../schemas/llm.js'
+import { DAY_MS } from '../durations.js'
 import { toApiError } from '../errors.js'
 import { createCompletionCache } from '../llm/cache.js'
 import { openCallLog } from '../llm/call-log.js'
@@ -20,7 +21,7 @@ import { type CallOrigin, createCalls } from '../llm/calls.js'
 import { openEventStream } from '../llm/event-stream.js'
 import { createModeration } from '../llm/moderation.js'
 import { createUnderWay } from '../llm/under-way.js'
-import { createUsage, DAY_MS, dayOf, reportUsage } from '../llm/usage.js'
+import { createUsage, dayOf, reportUsage } from '../llm/usage.js'
 import { ApiError, refuseValue } from '../problems.js'
 import { type Caller, route } from '../route.js'
 import { linkNext } from './resources.js'

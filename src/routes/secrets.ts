@@ -2,7 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import type { Values } from '../../adapters/storage/port.js'
 import { secrets } from '../../schemas/secrets.js'
 import type { Keyring } from '../encryption.js'
-import { expiresSoon, isExpired } from '../secret-values.js'
+import { expiresSoon, isExpired, secretContext } from '../secret-values.js'
 import { resourceRoutes } from './resources.js'
 
 /** The value goes in and never comes out: answers show what is about it. */
@@ -10,7 +10,7 @@ export function secretRoutes(app: FastifyInstance, keyring: Keyring): void {
   resourceRoutes(app, secrets, {
     columns({ value, expires_at }, name, { account }): Values<typeof secrets> {
       return {
-        ...keyring.seal(value as string, [account.tenant, name]),
+        ...keyring.seal(value as string, secretContext({ tenant_id: account.tenant, name })),
         expires_at: (expires_at as string | undefined) ?? null
       }
     },
