@@ -5,7 +5,7 @@ import {
   loadEnvironmentFiles,
   readEnvironment
 } from './configuration.js'
-import { verifyKeys } from './encryption.js'
+import { verifyKeys } from './key-canaries.js'
 import { checkSecrets, type KeyReport, rotateSecrets } from './key-rotation.js'
 import { openBackend } from './open.js'
 

@@ -7,7 +7,8 @@ import { openDriver, type StorageEntry } from '../adapters/storage/registry.js'
 import { createStorage } from '../adapters/storage/storage.js'
 import type { Environment } from '../schemas/environment.js'
 import { chooseStorage, readProviders, type StorageChoice } from './configuration.js'
-import { createKeyring, knowsKeys, verifyKeys } from './encryption.js'
+import { createKeyring } from './encryption.js'
+import { knowsKeys, verifyKeys } from './key-canaries.js'
 import {
   findKeys,
   type Keys,

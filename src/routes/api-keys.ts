@@ -8,7 +8,7 @@ import type { ApiKeyRow, ApiKeys } from '../api-keys.js'
 import { refuseValue } from '../problems.js'
 import { type Caller, etag, ifMatchOf, route } from '../route.js'
 import { newKey } from '../store.js'
-import { idParams, locationOf, resourceRoutes } from './resources.js'
+import { createdAnswer, createRow, idParams, resourceRoutes } from './resources.js'
 
 const shown = Type.Ref(ShownApiKey.$id)
 const tag = apiKeys.path
@@ -37,29 +37,23 @@ export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
       description: 'The answer is the only one that shows the key.'
     },
     body: apiKeys.create,
-    answers: {
-      201: { description: 'Created.', schema: shown, headers: ['ETag', 'Location'] }
-    },
+    answers: createdAnswer(shown),
     creates: true,
-    async handler(request, reply, { account, store }) {
+    async handler(request, reply, caller) {
       const { name, expires_at = null } = request.body
       // Never absent: checking the body filled in its default.
       const role = request.body.role as Role
       const key = newApiKeyText()
-      const attempt = app.idempotency.attempt(request, account.id)
-      const row = await attempt.create({
-        tenant: account.tenant,
+      const row = await createRow(app, request, reply, caller, {
         resource: apiKeys,
         insteadOfRepeat: 'rotate the key',
         make() {
           // Not before: a repeat is answered as the first time, whatever the time is by then.
           assertFuture(expires_at)
-          const owner_id = account.owner
+          const owner_id = caller.account.owner
           return { id: newKey(apiKeys), name, role, expires_at, owner_id, ...keptOf(key) }
-        },
-        store: (row, along) => store.insert(apiKeys, row, { along })
+        }
       })
-      reply.code(201).headers({ etag: etag(row), location: locationOf(apiKeys, row.id) })
       return { ...row, key }
     }
   })

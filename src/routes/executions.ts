@@ -12,10 +12,11 @@ import { ApiError } from '../problems.js'
 import { etag, ifMatchOf, route } from '../route.js'
 import { newKey } from '../store.js'
 import {
+  createdAnswer,
+  createRow,
   idParams,
   listAnswers,
   listQuery,
-  locationOf,
   resourceRoutes,
   sendPage,
   toQuery
@@ -54,27 +55,17 @@ export function executionRoutes(app: FastifyInstance): void {
     operation: { id: 'createExecution', tag, summary: 'Queue an execution of a flow' },
     params: idParams(flows),
     body: executions.create,
-    answers: {
-      201: { description: 'Queued.', schema: shown, headers: ['ETag', 'Location'] }
-    },
+    answers: createdAnswer(shown, 'Queued.'),
     creates: true,
-    async handler(request, reply, caller) {
-      const attempt = app.idempotency.attempt(request, caller.account.id)
-      const execution = await attempt.create({
-        tenant: caller.account.tenant,
+    handler: (request, reply, caller) =>
+      createRow(app, request, reply, caller, {
         resource: executions,
         async make() {
           const flow = await caller.store.need(flows, request.params.id)
           const { input } = request.body
           return { id: newKey(executions), flow_id: flow.id, status: 'queued' as const, input }
-        },
-        store: (row, along) => caller.store.insert(executions, row, { along })
+        }
       })
-      reply
-        .code(201)
-        .headers({ etag: etag(execution), location: locationOf(executions, execution.id) })
-      return execution
-    }
   })
 
   route(app, {

@@ -4,7 +4,7 @@ import { FlowFromTemplate, flows } from '../../schemas/flows.js'
 import { templates } from '../../schemas/templates.js'
 import { etag, ifMatchOf, route } from '../route.js'
 import { newKey } from '../store.js'
-import { idParams, locationOf, resourceRoutes } from './resources.js'
+import { createdAnswer, createRow, idParams, resourceRoutes } from './resources.js'
 
 const shown = Type.Ref(flows.view.$id)
 
@@ -39,25 +39,17 @@ export function flowRoutes(app: FastifyInstance): void {
     },
     params: idParams(templates),
     body: FlowFromTemplate,
-    answers: {
-      201: { description: 'Created.', schema: shown, headers: ['ETag', 'Location'] }
-    },
+    answers: createdAnswer(shown),
     creates: true,
-    async handler(request, reply, caller) {
-      const attempt = app.idempotency.attempt(request, caller.account.id)
-      const flow = await attempt.create({
-        tenant: caller.account.tenant,
+    handler: (request, reply, caller) =>
+      createRow(app, request, reply, caller, {
         resource: flows,
         async make() {
           const template = await caller.store.need(templates, request.params.id)
           const { id = newKey(flows), name = template.name } = request.body
           const { definition } = template
           return { id, name, status: 'draft' as const, definition, template_id: template.id }
-        },
-        store: (row, along) => caller.store.insert(flows, row, { along })
+        }
       })
-      reply.code(201).headers({ etag: etag(flow), location: locationOf(flows, flow.id) })
-      return flow
-    }
   })
 }

@@ -5,7 +5,7 @@ import type { Change, NewRow, Page, Query, Stored, Values } from '../../adapters
 import { Timestamp } from '../../schemas/fields.js'
 import { resources } from '../../schemas/registry.js'
 import type { AnyResource } from '../../schemas/resource.js'
-import type { Attempt } from '../idempotency.js'
+import type { Attempt, Creation } from '../idempotency.js'
 import { type Caller, etag, ifMatchOf, isCreateOnly, type Operation, route } from '../route.js'
 import { type ChangeOptions, newKey } from '../store.js'
 import { pluralOf, withArticle, wordsOf } from '../words.js'
@@ -105,13 +105,7 @@ export function resourceRoutes<R extends AnyResource>(
       role: write,
       operation: operation('create', `Create ${one}`),
       body: resource.create,
-      answers: {
-        201: {
-          description: 'Created.',
-          schema: shown,
-          headers: ['ETag', 'Location']
-        }
-      },
+      answers: createdAnswer(shown),
       creates: true,
       problems: behaviour.problems?.create ?? [],
       async handler(request, reply, caller) {
@@ -151,11 +145,7 @@ export function resourceRoutes<R extends AnyResource>(
       body: resource.replace,
       answers: {
         200: { description: 'Replaced.', schema: shown, headers: ['ETag'] },
-        201: {
-          description: 'Created.',
-          schema: shown,
-          headers: ['ETag', 'Location']
-        }
+        ...createdAnswer(shown)
       },
       problems: [409, 412],
       async handler(request, reply, caller) {
@@ -230,8 +220,32 @@ export function idParams(resource: AnyResource) {
   return keyParams(resource) as TObject<{ id: TString }>
 }
 
-export function locationOf(resource: AnyResource, key: string): string {
+function locationOf(resource: AnyResource, key: string): string {
   return `/api/${resource.path}/${encodeURIComponent(key)}`
+}
+
+/** Of a route that creates a row. */
+export function createdAnswer(shown: TSchema, description = 'Created.') {
+  return { 201: { description, schema: shown, headers: ['ETag', 'Location'] } } as const
+}
+
+/** Creates a row, once however often the request is repeated, and says where it is. */
+export async function createRow<R extends AnyResource>(
+  { idempotency }: FastifyInstance,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  { account, store }: Caller,
+  creation: Omit<Creation<R>, 'tenant' | 'store'>
+): Promise<Stored<R>> {
+  const { resource } = creation
+  const row = await idempotency.attempt(request, account.id).create<R>({
+    ...creation,
+    tenant: account.tenant,
+    store: (row, along) => store.insert(resource, row, { along })
+  })
+  const location = locationOf(resource, row[resource.key as never] as string)
+  reply.code(201).headers({ etag: etag(row as never), location })
+  return row
 }
 
 /** The query of a list: its declared filters, the page, the order, the period. */

@@ -15,7 +15,8 @@ import {
   readEnvironment,
   readProviders
 } from '../../src/configuration.js'
-import { createKeyring, verifyKeys } from '../../src/encryption.js'
+import { createKeyring } from '../../src/encryption.js'
+import { verifyKeys } from '../../src/key-canaries.js'
 import { findKeys, makeKeys, parseEncryptionKeys } from '../../src/keys.js'
 import { openBackend } from '../../src/open.js'
 import { temporaryFolder } from '../support/storages.js'
