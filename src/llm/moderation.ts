@@ -146,7 +146,10 @@ function anyOf(terms: readonly string[], afterSpaced: string, afterUnspaced: str
  */
 function fold(text: string): string {
   // What does not show goes first: some of it are marks, and would leave no room for those that do.
-  const shown = decompose(text.replace(/\p{Default_Ignorable_Code_Point}/gu, ''))
+  const decomposed = decompose(text.replace(/\p{Default_Ignorable_Code_Point}/gu, ''))
+  // The iota below a letter is a mark, and as a capital a letter, before which no mark goes any more. It does
+  // not count, for it would fold by what comes later.
+  const shown = decomposed.replaceAll('\u0345', '')
   // Some letters have no capital and some are none: all agree after both.
   const caseless = shown.toLowerCase().toUpperCase().toLowerCase()
   return decompose(caseless).replaceAll('ς', 'σ').replace(/\s+/gu, ' ')

@@ -208,7 +208,7 @@ function startOfFirstTerm(text: string, moderation: Moderation): number {
     if ([from, to].some((at) => /[\udc00-\udfff]/.test(text.charAt(at)))) return false
     const before = /[a-zßé_𝐚][\p{M}\uff9e\u200b]*$/iu.test(text.slice(0, from)) ? 'Q' : ' '
     const [mark, letter] =
-      /^\u200b*(?:([\p{M}\uff9e])|([a-zßé_𝐚]))?/iu.exec(text.slice(to))?.slice(1) ?? []
+      /^(?:\u200b|\u0345)*(?:([\p{M}\uff9e])|([a-zßé_𝐚]))?/iu.exec(text.slice(to))?.slice(1) ?? []
     const after = mark ? mark.repeat(9) : letter ? 'Q' : ' '
     return !moderation.passes(before + text.slice(from, to) + after)
   }
@@ -242,6 +242,7 @@ t.test('a gate stops where a whole text is banned, and before the term', async (
       '\u3099',
       // A mark that goes before others, one that is a letter until it is folded, and two units for an a.
       '\u0323',
+      '\u0345',
       '\uff9e',
       '𝐚'
     ]
