@@ -38,7 +38,7 @@ function readIfThere(file: string): string {
     const { code } = cause as NodeJS.ErrnoException
     if (code === 'ENOENT') return ''
     throw new ConfigurationError(
-      `${file} cannot be read (${code}). Give this user permission to read it, or remove it.`,
+      `${file} cannot be read (${code}). Make it a file that this user may read, or remove it.`,
       { cause }
     )
   }

@@ -81,10 +81,10 @@ export function parseEncryptionKeys(text: string): [EncryptionKey, ...Encryption
   const keys = text.split(',').map((part): EncryptionKey => {
     const colon = part.indexOf(':')
     const id = colon < 0 ? DEFAULT_ID : part.slice(0, colon).trim()
-    const text = part.slice(colon + 1).trim()
-    const key = Buffer.from(text, 'base64')
+    const encoded = part.slice(colon + 1).trim()
+    const key = Buffer.from(encoded, 'base64')
     // Buffer.from passes over what is no base64, and over all that follows its end: another key, say.
-    const isKey = /^[A-Za-z0-9+/_-]{43}=?$/.test(text)
+    const isKey = /^[A-Za-z0-9+/_-]{43}=?$/.test(encoded)
     if (!/^[A-Za-z0-9._-]{1,64}$/.test(id) || !isKey)
       throw new ConfigurationError(
         'ENCRYPTION_KEY must be 32 bytes in base64, or id:key,id:key. Make one with: openssl rand -base64 32'
@@ -106,7 +106,7 @@ function assertStrong({ AUTH_SECRET, ENCRYPTION_KEY }: Environment, entry: Stora
     throw new ConfigurationError(
       'AUTH_SECRET is not set, and production needs it. Make one with: openssl rand -base64 32'
     )
-  if (AUTH_SECRET && isGuessable(Buffer.from(AUTH_SECRET), FEWEST_CHARACTERS))
+  if (AUTH_SECRET && isGuessable(Buffer.from(AUTH_SECRET.trim()), fewestOfText(AUTH_SECRET)))
     throw new ConfigurationError(
       'AUTH_SECRET can be guessed. Make one with: openssl rand -base64 32'
     )
@@ -120,18 +120,25 @@ function assertStrong({ AUTH_SECRET, ENCRYPTION_KEY }: Environment, entry: Stora
     )
 }
 
-/** Different bytes of a key that was drawn: of 32, fewer come about once in 10^13 draws. */
+/** Different bytes that a key of 32 random ones has: fewer come less than once in 10^16 draws. */
 const FEWEST_BYTES = 16
-/** Different characters of a secret that was: of 32 hexadecimal digits, fewer come once in 10^7 draws. */
-const FEWEST_CHARACTERS = 8
 
 /**
- * Whether a key was typed rather than drawn: it has few different bytes, counts up or down (as the
- * alphabet does), or says what it is.
+ * Different characters that a text of 32 drawn ones has. Fewer come once in 10^7 draws at most, of the 16
+ * hexadecimal digits and of the 32 characters of base32.
+ */
+function fewestOfText(text: string): number {
+  return /^[0-9a-f-]+\s*$/i.test(text) ? 8 : 12
+}
+
+/**
+ * Whether a key was typed rather than drawn: it has few different bytes, is one text again and again,
+ * counts up or down (as the alphabet does), or says what it is.
  */
 function isGuessable(key: Buffer, fewest: number): boolean {
-  const telling = /change|example|secret|password/i
-  return new Set(key).size < fewest || countsMostly(key) || telling.test(key.toString('latin1'))
+  const text = key.toString('latin1')
+  const telling = /^(.+?)\1+$|change|example|secret|password/is
+  return new Set(key).size < fewest || countsMostly(key) || telling.test(text)
 }
 
 /** Whether most neighbouring bytes differ by the same step, as in an alphabet. */

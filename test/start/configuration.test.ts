@@ -156,7 +156,7 @@ t.test('files of variables are read, and one that cannot be is not passed over',
   mkdirSync('.env')
   t.throws(loadEnvironmentFiles, {
     name: 'ConfigurationError',
-    message: '.env cannot be read (EISDIR). Give this user permission to read it, or remove it.'
+    message: '.env cannot be read (EISDIR). Make it a file that this user may read, or remove it.'
   })
 })
 
@@ -239,9 +239,13 @@ t.test('production refuses missing and guessable keys, and names the variable', 
     ['AUTH_SECRET', 'Change this to a long random string!'],
     ['AUTH_SECRET', 'a'.repeat(40)],
     ['AUTH_SECRET', 'abcdefghijklmnopqrstuvwxyz012345'],
+    ['AUTH_SECRET', 'the quick brown fox.'.repeat(2)],
+    ['AUTH_SECRET', 'abba acdc abba acdc baccala decade'],
+    ['AUTH_SECRET', '3f5a0c9be1d27743f5a0c9be1d2774'.repeat(2)],
     ['ENCRYPTION_KEY', ''],
     ['ENCRYPTION_KEY', 'AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8='],
     ['ENCRYPTION_KEY', Buffer.from('0123456789abcdef0123456789abcdef').toString('base64')],
+    ['ENCRYPTION_KEY', Buffer.from('31415926535897932384626433832795').toString('base64')],
     ['ENCRYPTION_KEY', guessable],
     ['ENCRYPTION_KEY', `good:${key()},bad:${guessable}`]
   ] as const)
@@ -258,7 +262,10 @@ t.test('production takes secrets that were drawn, however they are written', asy
     // Of 32 hexadecimal digits hardly any has all sixteen.
     '3f5a0c9be1d27748c1990bf35ad2e07c',
     'c0ffee1148a2d9b3c0e8a1f2b3d4e9a1b8f0d2c4e9a1b3f0c8d2e4a1b9f0c3d2',
-    '7d3c1f0e-5b2a-4c1d-9e3f-0a7b5c2d1e4f'
+    '7d3c1f0e-5b2a-4c1d-9e3f-0a7b5c2d1e4f',
+    // As `echo` and a file end.
+    '3f5a0c9be1d27748c1990bf35ad2e07c\n',
+    'MZXW6YTBOJQGC4TFMRSXIZLTOQ2DGNBV'
   ])
     t.doesNotThrow(
       () =>
