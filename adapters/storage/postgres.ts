@@ -5,7 +5,7 @@ import type { AnyResource, Column } from '../../schemas/resource.js'
 import { createGroups } from './commit-groups.js'
 import type { Driver, DriverChange, DriverQuery, DriverRow } from './driver.js'
 import { StorageError } from './errors.js'
-import { type AppliedMigration, readMigrations } from './migrations.js'
+import { type AppliedMigration, readMigrations, unknownMigrations } from './migrations.js'
 import type { TenantId } from './port.js'
 import {
   type ConnectionOptions,
@@ -146,24 +146,34 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
     }
   }
 
+  /** For a role that may not even read which migrations there are. */
+  async function namingRole(error: StorageError): Promise<never> {
+    if (stateOf(error.cause) !== INSUFFICIENT_PRIVILEGE) throw error
+    const text = 'select quote_ident(current_user)'
+    const [row] = await read({ text, values: [], onePlan: true })
+    throw lacksPermissions(row?.[0] as string, error)
+  }
+
   /** The newest migration applied, once it is sure that this release can work with it. */
   async function checkSchema(warn: (message: string) => void): Promise<string | null> {
-    const [row] = await read(schemaStatement).catch(namingMigrations(known))
-    const [applied, role, hidden, encoding, mayUse] = row as SchemaState
+    const [row] = await read(schemaStatement).catch(namingRole).catch(namingMigrations(known))
+    const [applied, role, encoding, hidden, isWhole, mayUse] = row as SchemaState
     assertEncoding(encoding)
     if (hidden)
       throw new StorageError(
         'unavailable',
         {},
-        `Row level security hides every row from ${role}: connect as the owner of the tables.`
+        `Row level security hides every row from ${role}: connect as the owner of the tables, or give it bypassrls.`
       )
     assertSchemaLevel(known, applied, warn)
-    if (!mayUse)
+    // A newer release may have removed what this one knows.
+    if (!isWhole && unknownMigrations(known, applied).length === 0)
       throw new StorageError(
-        'unavailable',
+        'schema_outdated',
         {},
-        `The role ${role} lacks permissions: grant select on all tables in schema public to ${role}; grant execute on function public.apply_changes to ${role}.`
+        'The database lacks tables or functions that its migrations made: restore it whole.'
       )
+    if (mayUse === false) throw lacksPermissions(role)
     return applied.at(-1)?.version ?? null
   }
 
@@ -258,11 +268,14 @@ const schemaStatement: Statement = {
   text: `
     select array(select json_build_object('version', version, 'checksum', checksum)
         from public.schema_migrations order by version),
-      quote_ident(current_user), row_security_active('public.schema_migrations'),
-      current_setting('server_encoding'),
-      has_function_privilege(to_regprocedure('public.apply_changes(text, jsonb)'), 'execute')
-        and (select bool_and(has_table_privilege(to_regclass(format('public.%I', name)), 'select'))
-          from unnest($1::text[]) as name)`,
+      quote_ident(current_user), current_setting('server_encoding'),
+      row_security_active('public.schema_migrations'),
+      apply_changes is not null and bool_and(table_name is not null),
+      has_function_privilege(apply_changes, 'execute')
+        and bool_and(has_table_privilege(table_name, 'select'))
+    from to_regprocedure('public.apply_changes(text, jsonb)') as apply_changes,
+      unnest($1::text[]) as name, to_regclass(format('public.%I', name)) as table_name
+    group by apply_changes`,
   values: [resources.map(({ name }) => name)],
   onePlan: true
 }
@@ -270,10 +283,26 @@ const schemaStatement: Statement = {
 type SchemaState = [
   applied: AppliedMigration[],
   role: string,
-  hidden: boolean,
   encoding: string,
-  mayUse: boolean
+  hidden: boolean,
+  isWhole: boolean,
+  mayUse: boolean | null
 ]
+
+const INSUFFICIENT_PRIVILEGE = '42501'
+
+function lacksPermissions(role: string, cause?: unknown): StorageError {
+  const grants = [
+    'usage on schema public',
+    'select on all tables in schema public',
+    'execute on function public.apply_changes'
+  ].map((privilege) => `grant ${privilege} to ${role}`)
+  return new StorageError(
+    'unavailable',
+    { cause },
+    `The role ${role} lacks permissions: ${grants.join('; ')}.`
+  )
+}
 
 function getStatement(resource: AnyResource, tenant: TenantId | null, key: string): Statement {
   const where = new Conditions()

@@ -356,15 +356,14 @@ async function testOpening(t: Test, server: PostgresServer) {
     const database = await server.createDatabase()
     const url = server.url(database, 'clerk')
     const grant = (text: string) => server.query(database, text)
-    await grant('create role clerk login bypassrls; grant select on schema_migrations to clerk')
-    const message =
-      /^The role clerk lacks permissions: (grant select [^;]+); (grant execute [^.]+\.apply_changes to clerk)\.$/
+    await grant('create role clerk login bypassrls; revoke usage on schema public from public')
+    const message = /^The role clerk lacks permissions: (.+)\.$/
     const error = await openPostgres({ url }).catch((error) => error)
-    t.match(error, { code: 'unavailable', message })
-    const [, tables = '', functions = ''] = message.exec(error.message) ?? []
-    await grant(tables)
-    await t.rejects(openPostgres({ url }), { message })
-    await grant(functions)
+    const [, grants = ''] = message.exec(error.message) ?? []
+    for (const each of grants.split('; ')) {
+      await t.rejects(openPostgres({ url }), { code: 'unavailable', message }, `without ${each}`)
+      await grant(each)
+    }
     const driver = await openPostgres({ url })
     const id = 't' as TenantId
     const row = { id, name: 'T' }
@@ -373,6 +372,8 @@ async function testOpening(t: Test, server: PostgresServer) {
     t.match(await storage.get({ resource: tenants, tenant: id }, id), row)
     await grant('revoke select on flows from clerk')
     await t.rejects(storage.ping(), { message }, 'nor is it ready without')
+    await grant('drop table llm_usage')
+    await t.rejects(storage.ping(), { code: 'schema_outdated', message: 'restore it whole' })
     await storage.close()
   })
 
