@@ -9,12 +9,10 @@ declare module 'ioredis' {
   interface RedisCommander<Context> {
     beginSignIn(
       ...keys: [pair: string, account: string, known: string, ...settings: number[]]
-    ): Result<number, Context>
+    ): Result<[waitMs: number, counted: number], Context>
     takeBackSignIn(
-      count: number,
-      known: string,
-      account: string,
-      pair?: string
+      keys: number,
+      ...keysAndCounted: [known: string, account: string, ...pairAndCounted: (string | number)[]]
     ): Result<null, Context>
   }
 }
@@ -184,7 +182,7 @@ const beginSignIn = `
   for i = 1, slowing do
     wait = math.max(wait, (tonumber(redis.call('HGET', KEYS[i], 'until')) or 0) - now)
   end
-  if wait > 0 then return wait end
+  if wait > 0 then return { wait, 0 } end
   for i = 1, slowing do
     local free, most = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
     local count = redis.call('HINCRBY', KEYS[i], 'count', 1)
@@ -193,13 +191,17 @@ const beginSignIn = `
     redis.call('HSET', KEYS[i], 'until', string.format('%.0f', now + pause))
     redis.call('PEXPIRE', KEYS[i], ARGV[5])
   end
-  return 0
+  return { 0, slowing }
 `
 
-/** Of a known address nothing was counted for the account, and so there is nothing to take back. */
+/**
+ * Of an address that was known nothing was counted for the account, and so there is nothing to take back.
+ * Where it was too late to tell, it goes by whether it is known now.
+ */
 const takeBackSignIn = `
   local known = table.remove(KEYS, 1)
-  if redis.call('EXISTS', known) == 1 then table.remove(KEYS, 1) end
+  local counted = tonumber(ARGV[1]) or 2 - redis.call('EXISTS', known)
+  if counted == 1 then table.remove(KEYS, 1) end
   for _, key in ipairs(KEYS) do
     if redis.call('HINCRBY', key, 'count', -1) > 0 then redis.call('HSET', key, 'until', 0)
     else redis.call('DEL', key) end
@@ -211,16 +213,19 @@ function countTogether(shared: SharedRedis) {
   shared.define('takeBackSignIn', { lua: takeBackSignIn })
   const settings = [ofAddress, ofAccount].flatMap(({ free, mostMs }) => [free, mostMs])
 
-  /** What cannot be taken back now is forgotten by itself. */
-  function attemptOf({ pair, account, known }: Keys): SignInAttempt {
+  /**
+   * What cannot be taken back now is forgotten by itself.
+   * @param counted 1 for the address alone, 2 for the account, too; nothing where Redis did not say it.
+   */
+  function attemptOf({ pair, account, known }: Keys, counted: number | '' = ''): SignInAttempt {
     return {
       succeeded() {
         shared.tell((redis) => redis.del(pair))
-        shared.tell((redis) => redis.takeBackSignIn(2, known, account))
+        shared.tell((redis) => redis.takeBackSignIn(2, known, account, counted))
         shared.tell((redis) => redis.set(known, '', 'PX', KNOWN_MS))
       },
       abandoned() {
-        shared.tell((redis) => redis.takeBackSignIn(3, known, account, pair))
+        shared.tell((redis) => redis.takeBackSignIn(3, known, account, pair, counted))
       }
     }
   }
@@ -228,14 +233,17 @@ function countTogether(shared: SharedRedis) {
   return (target: Target): Promise<LateVerdict> | undefined => {
     const keys = keysOf(target)
     const { pair, account, known } = keys
-    const attempt = attemptOf(keys)
     const begun = shared.ask((redis) =>
       redis.beginSignIn(pair, account, known, ...settings, MEMORY_MS)
     )
     return begun?.then(
-      (waitMs) => ({ waitMs, attempt: waitMs > 0 ? uncounted : attempt }),
-      // It may count the try all the same, and only be too late to say so.
-      () => ({ attempt })
+      ([waitMs, counted]) => ({
+        waitMs,
+        attempt: waitMs > 0 ? uncounted : attemptOf(keys, counted)
+      }),
+      // It may count the try all the same, and only be too late to say so; or be too late to refuse it, in
+      // which case one too many is taken back.
+      () => ({ attempt: attemptOf(keys) })
     )
   }
 }

@@ -235,11 +235,24 @@ t.test('what Redis refuses is no failure that an instance remembers once it is a
   const [one, two] = instances
   for (let i = 0; i < 5; i++) await one.defence.begin(email, stranger)
   await settle()
+  // However long this takes.
+  for (const key of await one.redis.keys('sign-in:failed:*'))
+    await one.redis.hset(key, { until: Date.now() + 600_000 })
   for (let i = 0; i < 9; i++)
     await t.rejects(two.defence.begin(email, stranger), { code: 'rate_limited' })
   await server.kill()
   for (let i = 0; i < 5; i++) await two.defence.begin(email, stranger)
   await t.rejects(two.defence.begin(email, stranger), { code: 'rate_limited' })
+})
+
+t.test('sign-ins at once from a new address leave nothing behind in Redis', async (t) => {
+  const server = await startRedis(t)
+  const { instances, settle } = await defencesOn(t, server.url)
+  const [one] = instances
+  const attempts = await Promise.all([1, 2, 3, 4].map(() => one.defence.begin(email, owner)))
+  for (const attempt of attempts) attempt.succeeded()
+  await settle()
+  t.strictSame(await one.redis.keys('sign-in:failed:*'), [])
 })
 
 t.test('what Redis counts too late to say so is taken back, too', async (t) => {
