@@ -2,12 +2,19 @@ import { Type } from '@sinclair/typebox'
 import { Choice, Email, Line, Nullable, Timestamp, Uuid } from './fields.js'
 import { defineResource, object, type Row, roles } from './resource.js'
 
+/** In characters. */
+export const LEAST_PASSWORD_LENGTH = 8
+
 /**
  * 8 is the least and 64 the least maximum of NIST SP 800-63B, 5.1.1.2; the upper bound here only
  * keeps hashing cheap.
  */
 export const Password = () =>
-  Type.String({ minLength: 8, maxLength: 256, examples: ['correct horse battery staple'] })
+  Type.String({
+    minLength: LEAST_PASSWORD_LENGTH,
+    maxLength: 256,
+    examples: ['correct horse battery staple']
+  })
 
 /** Shorter than any that can be chosen is wrong, not invalid: both must answer the same. */
 export const PasswordToCheck = (options: { description?: string } = {}) =>

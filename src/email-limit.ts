@@ -1,49 +1,63 @@
 import { LRUCache } from 'lru-cache'
 import { AccountError } from '../adapters/identity/port.js'
 import { isStorageError } from '../adapters/storage/errors.js'
-import type { TenantId } from '../adapters/storage/port.js'
 import { ApiError } from './problems.js'
 
-/** Emails that a tenant may learn to be taken, with those that it is giving at the moment. */
+/** Emails that one may learn to be taken, with those that are being given at the moment. */
 const MOST_TAKEN = 60
 const WINDOW_MS = 60_000
-/** Tenants that are counted at a time; the least recently seen are forgotten. */
-const MOST_TENANTS = 20_000
+/** How many are counted at a time; the least recently seen are forgotten. */
+const MOST_COUNTED = 20_000
 
-/** Lets an admin give emails to users. */
+/** Lets users get emails. */
 export interface EmailLimit {
   /**
-   * Runs what gives one.
+   * Runs what gives a user one.
+   * @param who whose tries count together: a tenant's admins, or all of it who change their own.
    * @throws ApiError `rate_limited` after many that were taken: emails belong to one user of all tenants,
    * and who has an account elsewhere is not to be found out by trying.
    */
-  guard<T>(tenant: TenantId, give: () => Promise<T>): Promise<T>
+  guard<T>(who: string, give: () => Promise<T>): Promise<T>
 }
 
 /** @param clock milliseconds of a clock that nobody puts back. */
 export function createEmailLimit(clock: () => number = () => performance.now()): EmailLimit {
-  const counters = new LRUCache<TenantId, { taken: number; ends: number }>({ max: MOST_TENANTS })
+  const windows = new LRUCache<string, Window>({ max: MOST_COUNTED })
+
+  function windowOf(who: string): Window {
+    const known = windows.get(who)
+    if (known && known.ends > clock()) return known
+    const window = { taken: 0, underWay: 0, ends: clock() + WINDOW_MS }
+    windows.set(who, window)
+    return window
+  }
 
   return {
-    async guard(tenant, give) {
-      let counter = counters.get(tenant)
-      if (!counter || counter.ends <= clock()) {
-        counter = { taken: 0, ends: clock() + WINDOW_MS }
-        counters.set(tenant, counter)
-      }
-      if (counter.taken >= MOST_TAKEN) throw tooMany(counter.ends - clock())
-      // Counted before it is known, so that many at once are as many as one after the other.
-      counter.taken++
+    async guard(who, give) {
+      const window = windowOf(who)
+      const { taken, underWay, ends } = window
+      if (taken >= MOST_TAKEN) throw tooMany(ends - clock())
+      // Of those under way it is not known yet: many at once are as many as one after the other.
+      if (taken + underWay >= MOST_TAKEN) throw tooMany(1000)
+      window.underWay++
       try {
-        const given = await give()
-        counter.taken--
-        return given
+        return await give()
       } catch (error) {
-        if (!isTaken(error)) counter.taken--
+        if (isTaken(error)) window.taken++
         throw error
+      } finally {
+        window.underWay--
       }
     }
   }
+}
+
+interface Window {
+  /** Emails that others turned out to have. */
+  taken: number
+  underWay: number
+  /** In milliseconds of the clock. */
+  readonly ends: number
 }
 
 function isTaken(error: unknown): boolean {

@@ -1,3 +1,5 @@
+import { normalPassword } from '../adapters/identity/normal-passwords.js'
+import { LEAST_PASSWORD_LENGTH } from '../schemas/users.js'
 import { demoLogin } from './demo-login.js'
 import { ApiError } from './problems.js'
 
@@ -38,5 +40,8 @@ export async function isEasilyGuessed(password: string): Promise<boolean> {
  *   by its schema; nothing else is asked of it, as NIST SP 800-63B, 5.1.1.2, advises.
  */
 export async function assertHardToGuess(password: string): Promise<void> {
-  if (await isEasilyGuessed(password)) throw new ApiError('password_refused')
+  const normal = normalPassword(password)
+  // The schema has counted the characters as they were sent.
+  if ([...normal].length < LEAST_PASSWORD_LENGTH || (await isEasilyGuessed(normal)))
+    throw new ApiError('password_refused')
 }

@@ -21,14 +21,7 @@ import { createEmailLimit } from './email-limit.js'
 import type { Attempt } from './idempotency.js'
 import { assertHardToGuess } from './passwords.js'
 import { ApiError } from './problems.js'
-import {
-  type ChangeOptions,
-  createStore,
-  type IfMatch,
-  isVersions,
-  newKey,
-  type Store
-} from './store.js'
+import { type ChangeOptions, createStore, isVersions, newKey, type Store } from './store.js'
 
 /** How often a change that depends on the row is tried while others change the row too. */
 const MOST_TRIES = 5
@@ -89,7 +82,7 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
     // Two that change the email at once must not leave one in the row and one in the account,
     // and whoever was let through as an admin, or by a password, must still be that.
     const isDecided = change.email || change.role || confirmed
-    const ifMatch = isDecided ? atVersion(user, options) : options.ifMatch
+    const ifMatch = isDecided ? new Set([user.version]) : options.ifMatch
     const demoted = change.role !== undefined && change.role !== 'admin'
     return keepingAnAdmin(store, demoted ? user : null, async (checks) => {
       const account = await identity.updateAccount(user, {
@@ -152,14 +145,16 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
 
     update(store, id, change, options) {
       const update = () => untilUnchanged(id, options, () => updateOnce(store, id, change, options))
-      return change.email ? emails.guard(store.tenant, update) : update()
+      return change.email
+        ? emails.guard(options.confirmed ? `own ${store.tenant}` : store.tenant, update)
+        : update()
     },
 
     remove: (store, id, options) =>
       untilUnchanged(id, options, async () => {
         const user = await store.need(users, id, options.ifMatch)
         const account = await identity.deleteAccount(user)
-        const ifMatch = atVersion(user, options)
+        const ifMatch = new Set([user.version])
         await together(account, () =>
           keepingAnAdmin(store, user, (checks) =>
             store.remove(users, id, { ...options, ifMatch, along: checks })
@@ -195,11 +190,6 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
         accounts.forget(id)
       }
   }
-}
-
-/** What the caller asked for, or else the version that was decided by. */
-function atVersion({ version }: UserRow, { ifMatch }: ChangeOptions): IfMatch {
-  return isVersions(ifMatch) ? ifMatch : new Set([version])
 }
 
 /** Commits the row between the two halves of the account's change. */

@@ -5,6 +5,7 @@ import { type User, users } from '../../schemas/users.js'
 import { isStorageError, StorageError } from '../storage/errors.js'
 import { ACROSS_TENANTS, type Storage, type TenantId } from '../storage/port.js'
 import { instantOf, uuid } from '../uuid.js'
+import { withNormalPasswords } from './normal-passwords.js'
 import { accountChange, type Identity, type SignedIn } from './port.js'
 
 /** Makes and checks password hashes. */
@@ -146,7 +147,7 @@ export async function openLocalIdentity(options: LocalIdentityOptions): Promise<
     }
   }
 
-  return {
+  return withNormalPasswords({
     kind: 'local',
 
     verify(token) {
@@ -207,7 +208,7 @@ export async function openLocalIdentity(options: LocalIdentityOptions): Promise<
     async deleteAccount() {
       return accountChange({})
     }
-  }
+  })
 }
 
 /** Valid tokens that are remembered; the least recently used are verified again. */

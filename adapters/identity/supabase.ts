@@ -2,6 +2,7 @@ import type { User as AuthUser, Session } from '@supabase/supabase-js'
 import { type User, users } from '../../schemas/users.js'
 import { isStorageError, StorageError } from '../storage/errors.js'
 import { ACROSS_TENANTS, type Storage } from '../storage/port.js'
+import { withNormalPasswords } from './normal-passwords.js'
 import {
   type AccountCredentials,
   AccountError,
@@ -238,7 +239,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
     if (password) throw new StorageError('outcome_unknown', { cause: why })
   }
 
-  return {
+  return withNormalPasswords({
     kind: 'supabase',
     service: options.url,
     verify,
@@ -303,7 +304,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
         undo: async (why) => (isStorageError(why, 'outcome_unknown') ? discard(id) : undefined)
       })
     }
-  }
+  })
 }
 
 const signInRefusals = [

@@ -2,7 +2,8 @@ import { randomUUID } from 'node:crypto'
 import t from 'tap'
 import { openLocalIdentity } from '../../adapters/identity/local.js'
 import { AccountError } from '../../adapters/identity/port.js'
-import type { TenantId } from '../../adapters/storage/port.js'
+import { ACROSS_TENANTS, type TenantId } from '../../adapters/storage/port.js'
+import { users } from '../../schemas/users.js'
 import { createEmailLimit } from '../../src/email-limit.js'
 import { cheapHasher, testApi } from '../support/api.js'
 import { memory, testStorages } from '../support/storages.js'
@@ -161,6 +162,22 @@ for (const on of testStorages)
       t.equal((await api.send('POST', '/auth/refresh', { refresh_token })).statusCode, 401)
     })
 
+    t.test('a password is the same in each form that looks the same', async (t) => {
+      const [composed, decomposed] = ['Zwölf Käfer', 'Zwölf Käfer'.normalize('NFD')]
+      const email = `forms.${tag}@example.com`
+      const made = await send('POST', '/users', { ...body, email, password: decomposed })
+      t.equal(await login(email, composed), 200)
+      t.equal(await login(email, decomposed), 200)
+      await send('PATCH', `/users/${made.json().id}`, { password: 'Käfer, dreizehn' })
+      const { token } = (
+        await api.send('POST', '/auth/login', { email, password: 'Käfer, dreizehn' })
+      ).json()
+      const current_password = 'Käfer, dreizehn'.normalize('NFD')
+      const change = { password: composed, current_password }
+      t.equal((await api.as(token)('PATCH', '/users/me', change)).statusCode, 200)
+      t.equal(await login(email, decomposed), 200)
+    })
+
     t.test('a version that is gone is told before anything else of a removal', async (t) => {
       const headers = { 'if-match': '"1"' }
       const alone = await api.register()
@@ -216,6 +233,21 @@ t.test('who has an account in another tenant is not found out by trying', async 
   t.equal((await stranger.send('POST', '/users', body)).statusCode, 201, 'nor do others wait')
 })
 
+t.test('users who try their own leave the emails of their admins alone', async (t) => {
+  const api = await testApi(t)
+  const [admin, stranger] = [await api.register(), await api.register()]
+  const people = [await api.person(admin, 'viewer'), await api.person(admin, 'editor')]
+  const statuses: number[] = []
+  for (let i = 0; i < 31; i++)
+    for (const { send, password } of people) {
+      const change = { email: stranger.email, current_password: password }
+      statuses.push((await send('PATCH', '/users/me', change)).statusCode)
+    }
+  t.strictSame(statuses, [...Array(60).fill(409), 429, 429], 'all of a tenant together')
+  const body = { name: 'N', email: `n.${api.tag}@example.com`, password: 'long enough' }
+  t.equal((await admin.send('POST', '/users', body)).statusCode, 201)
+})
+
 t.test('the window of taken emails ends', async (t) => {
   let now = 0
   const { guard } = createEmailLimit(() => now)
@@ -231,6 +263,25 @@ t.test('the window of taken emails ends', async (t) => {
   now = 60_000
   await t.rejects(give(), { code: 'email_taken' })
 })
+
+t.test(
+  'a password that was set in another form, before there was one, is taken as it is',
+  async (t) => {
+    const api = await testApi(t)
+    const { id, email } = await api.register()
+    const from = { resource: users, tenant: ACROSS_TENANTS } as const
+    const user = await api.storage.get(from, id)
+    const password = 'Zwölf Käfer'.normalize('NFD')
+    const set = { password_hash: await cheapHasher.hash(password) }
+    const tenant = user?.tenant_id as TenantId
+    await api.storage.commit({ tenant, changes: [{ op: 'update', resource: users, key: id, set }] })
+    const login = await api.send('POST', '/auth/login', { email, password })
+    t.equal(login.statusCode, 200)
+    const change = { password: 'another password', current_password: password }
+    const send = api.as(login.json().token)
+    t.equal((await send('PATCH', '/users/me', change)).statusCode, 200)
+  }
+)
 
 t.test('a slow change of a password does not undo what was decided meanwhile', async (t) => {
   let hashing = () => {}
