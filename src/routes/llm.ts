@@ -15,13 +15,11 @@ import {
 } from '../../schemas/llm.js'
 import { DAY_MS } from '../durations.js'
 import { toApiError } from '../errors.js'
-import { createCompletionCache } from '../llm/cache.js'
-import { openCallLog } from '../llm/call-log.js'
-import { type CallOrigin, createCalls } from '../llm/calls.js'
+import type { CallOrigin } from '../llm/calls.js'
 import { openEventStream } from '../llm/event-stream.js'
-import { createModeration } from '../llm/moderation.js'
+import { openCalls } from '../llm/open-calls.js'
 import { createUnderWay } from '../llm/under-way.js'
-import { createUsage, dayOf, reportUsage } from '../llm/usage.js'
+import { dayOf, reportUsage } from '../llm/usage.js'
 import { ApiError, refuseValue } from '../problems.js'
 import { type Caller, route } from '../route.js'
 import { linkNext } from './resources.js'
@@ -40,34 +38,9 @@ const FIRST_DAY = '0001-01-01'
 const LAST_DAY = '9999-12-30'
 
 export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): void {
-  const { env, providers, storage } = dependencies
+  const { env } = dependencies
   const warn = (error: unknown, message: string) => app.log.warn({ err: error }, message)
-  const log = openCallLog({
-    path: env.LLM_LOG_PATH,
-    maxBytes: env.LLM_LOG_MAX_BYTES,
-    maxAgeMs: env.LLM_LOG_MAX_AGE_HOURS * 60 * 60 * 1000,
-    maxFiles: env.LLM_LOG_MAX_FILES,
-    warn
-  })
-  const usage = createUsage({ storage, warn })
-  const calls = createCalls({
-    providers,
-    systemPrompt: env.OPENAI_SYSTEM_PROMPT,
-    moderation: createModeration({
-      bannedTerms: env.LLM_BANNED_TERMS?.split(',') ?? [],
-      answers: env.LLM_BANNED_TERMS_OUTPUT,
-      maxChars: env.LLM_MAX_PROMPT_CHARS
-    }),
-    cache: env.LLM_CACHE_ENABLED
-      ? createCompletionCache({
-          entries: env.LLM_CACHE_MAX_ENTRIES,
-          bytes: env.LLM_CACHE_MAX_BYTES,
-          lifeMs: env.LLM_CACHE_TTL_SECONDS * 1000
-        })
-      : undefined,
-    log,
-    usage
-  })
+  const { calls, usage, close } = openCalls({ ...dependencies, warn })
   const limited = limitCalls(app, env.LLM_RATE_LIMIT_PER_MINUTE)
   const underWay = createUnderWay()
 
@@ -75,9 +48,7 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
     // The server waits for open answers before it closes, and a stream may never end by itself.
     await underWay.stop(env.SHUTDOWN_TIMEOUT_MS)
   })
-  app.addHook('onClose', async () => {
-    await Promise.all([usage.close(), log.close()])
-  })
+  app.addHook('onClose', close)
 
   route(app, {
     method: 'POST',

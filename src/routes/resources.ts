@@ -110,11 +110,10 @@ export function resourceRoutes<R extends AnyResource>(
       problems: behaviour.problems?.create ?? [],
       async handler(request, reply, caller) {
         const body = request.body as Body
-        const attempt = app.idempotency.attempt(request, caller.account.id)
-        const created = await attempt.create<R>({
-          tenant: caller.account.tenant,
+        const { create } = behaviour
+        const created = await createRow<R>(app, request, reply, caller, {
           resource,
-          make() {
+          make(attempt) {
             const given = body[key] as string | undefined
             const chosen = given ?? behaviour.newKey?.(attempt, caller) ?? newKey(resource)
             return whenThere(
@@ -122,13 +121,9 @@ export function resourceRoutes<R extends AnyResource>(
               (id) => ({ [key]: id, ...columns(body, id, caller) }) as NewRow<R>
             )
           },
-          store: (row, along) =>
-            behaviour.create
-              ? behaviour.create(row, body, caller, along)
-              : caller.store.insert(resource, row, { along })
+          ...(create ? { store: (row, along) => create(row, body, caller, along) } : {})
         })
-        reply.code(201).header('location', locationOf(resource, created[key as never] as string))
-        return send(reply, created, caller)
+        return view(created, caller)
       }
     })
 
@@ -229,19 +224,27 @@ export function createdAnswer(shown: TSchema, description = 'Created.') {
   return { 201: { description, schema: shown, headers: ['ETag', 'Location'] } } as const
 }
 
+/** Stored by itself, unless told otherwise. */
+type RowCreation<R extends AnyResource> = Omit<Creation<R>, 'tenant' | 'make' | 'store'> &
+  Partial<Pick<Creation<R>, 'store'>> & {
+    readonly make: (attempt: Attempt) => Awaitable<NewRow<R>>
+  }
+
 /** Creates a row, once however often the request is repeated, and says where it is. */
 export async function createRow<R extends AnyResource>(
   { idempotency }: FastifyInstance,
   request: FastifyRequest,
   reply: FastifyReply,
   { account, store }: Caller,
-  creation: Omit<Creation<R>, 'tenant' | 'store'>
+  creation: RowCreation<R>
 ): Promise<Stored<R>> {
   const { resource } = creation
-  const row = await idempotency.attempt(request, account.id).create<R>({
+  const attempt = idempotency.attempt(request, account.id)
+  const row = await attempt.create<R>({
+    store: (row, along) => store.insert(resource, row, { along }),
     ...creation,
     tenant: account.tenant,
-    store: (row, along) => store.insert(resource, row, { along })
+    make: () => creation.make(attempt)
   })
   const location = locationOf(resource, row[resource.key as never] as string)
   reply.code(201).headers({ etag: etag(row as never), location })
