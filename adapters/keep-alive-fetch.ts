@@ -58,8 +58,8 @@ export function createKeepAliveFetch(
       else signal.addEventListener('abort', abort, { once: true })
       sent.once('close', () => signal.removeEventListener('abort', abort))
       sent.on('error', (error: NodeJS.ErrnoException) => {
-        const wasIdle = sent.reusedSocket && wasCut(error) && !answered && !signal.aborted
-        if (wasIdle && performance.now() - begun < resendMs)
+        const isUnanswered = wasCut(error) && !answered && !signal.aborted
+        if (isUnanswered && sent.reusedSocket && performance.now() - begun < resendMs)
           send(url, init, fresh).then(resolve, reject)
         else reject(error)
       })

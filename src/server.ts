@@ -26,8 +26,8 @@ const development = process.argv.includes('--dev')
 const endSignals = ['SIGINT', 'SIGTERM'] as const
 
 /**
- * While the server starts, a signal ends it at once. So does the kernel, but for the first process of a
- * container, which it lets go on.
+ * While the storage is opened and the app is built, a signal ends the server at once. So does the kernel,
+ * but for the first process of a container, which it lets go on.
  */
 function endAtOnce(signal: NodeJS.Signals): void {
   process.exit(128 + constants.signals[signal])
