@@ -5,6 +5,26 @@ import { ApiError, type Place, refuseValue } from './problems.js'
 export const MOST_NESTING = 32
 
 /**
+ * Refuses a query that cannot be decoded, which would be taken as it stands: `100%+sure` and `caf%E9`
+ * for just these texts. Of paths, the router refuses it.
+ *
+ * @throws ApiError `bad_request`
+ */
+export function assertDecodable(url: string): void {
+  const query = url.indexOf('?')
+  if (query < 0 || !url.includes('%', query)) return
+  try {
+    decodeURIComponent(url.slice(query))
+  } catch (cause) {
+    throw new ApiError(
+      'bad_request',
+      'The query is not valid percent-encoded UTF-8. A percent sign is %25.',
+      { cause }
+    )
+  }
+}
+
+/**
  * Refuses what the storages would keep differently or not at all: NUL (Postgres has no place for
  * it), lone surrogates (no UTF-8 form), numbers that are not finite or that a double cannot count
  * exactly, and deep nesting. Also the two keys by which programs that copy objects carelessly,
@@ -16,25 +36,6 @@ export function assertClean(value: unknown, place: Place): void {
   const detail = violationOf(value)
   if (detail) refuse(place, '', detail)
   if (typeof value === 'object' && value !== null) assertMembers(value, place, [])
-}
-
-/**
- * Refuses a query that cannot be decoded, which would be taken as it stands: `100%+sure` and `caf%E9`
- * for just these texts. Of paths, the router refuses it.
- *
- * @throws ApiError `bad_request`
- */
-export function assertDecodable(url: string): void {
-  if (!url.includes('%')) return
-  try {
-    decodeURIComponent(url.slice(url.indexOf('?') + 1))
-  } catch (cause) {
-    throw new ApiError(
-      'bad_request',
-      'The query is not valid percent-encoded UTF-8. A percent sign is %25.',
-      { cause }
-    )
-  }
 }
 
 /** The keys above are joined to a pointer only where something is refused. */

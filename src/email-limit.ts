@@ -1,11 +1,12 @@
 import { LRUCache } from 'lru-cache'
 import { AccountError } from '../adapters/identity/port.js'
 import { isStorageError } from '../adapters/storage/errors.js'
-import { ApiError } from './problems.js'
+import { tooMany } from './problems.js'
 
 /** Emails that one may learn to be taken, with those that are being given at the moment. */
 const MOST_TAKEN = 60
 const WINDOW_MS = 60_000
+const EMAILS = 'emails that are taken, or too many at once'
 /** How many are counted at a time; the least recently seen are forgotten. */
 const MOST_COUNTED = 20_000
 
@@ -36,9 +37,9 @@ export function createEmailLimit(clock: () => number = () => performance.now()):
     async guard(who, give) {
       const window = windowOf(who)
       const { taken, underWay, ends } = window
-      if (taken >= MOST_TAKEN) throw tooMany(ends - clock())
+      if (taken >= MOST_TAKEN) throw tooMany(EMAILS, ends - clock())
       // Of those under way it is not known yet: many at once are as many as one after the other.
-      if (taken + underWay >= MOST_TAKEN) throw tooMany(1000)
+      if (taken + underWay >= MOST_TAKEN) throw tooMany(EMAILS, 1000)
       window.underWay++
       try {
         return await give()
@@ -63,13 +64,4 @@ interface Window {
 function isTaken(error: unknown): boolean {
   if (error instanceof AccountError) return error.code === 'email_taken'
   return isStorageError(error, 'conflict') && error.fields.includes('email')
-}
-
-function tooMany(waitMs: number): ApiError {
-  const seconds = Math.ceil(waitMs / 1000)
-  return new ApiError(
-    'rate_limited',
-    `Too many emails that are taken, or too many at once. Try again in ${seconds} s.`,
-    { headers: { 'retry-after': String(seconds) } }
-  )
 }

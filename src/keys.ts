@@ -106,7 +106,7 @@ function assertStrong({ AUTH_SECRET, ENCRYPTION_KEY }: Environment, entry: Stora
     throw new ConfigurationError(
       'AUTH_SECRET is not set, and production needs it. Make one with: openssl rand -base64 32'
     )
-  if (AUTH_SECRET && isGuessable(Buffer.from(AUTH_SECRET.trim()), fewestOfText(AUTH_SECRET)))
+  if (AUTH_SECRET && isGuessableText(AUTH_SECRET.trim()))
     throw new ConfigurationError(
       'AUTH_SECRET can be guessed. Make one with: openssl rand -base64 32'
     )
@@ -124,11 +124,11 @@ function assertStrong({ AUTH_SECRET, ENCRYPTION_KEY }: Environment, entry: Stora
 const FEWEST_BYTES = 16
 
 /**
- * Different characters that a text of 32 drawn ones has. Fewer come once in 10^7 draws at most, of the 16
- * hexadecimal digits and of the 32 characters of base32.
+ * By the different characters that a text of 32 drawn ones has. Fewer come once in 10^7 draws at most, of
+ * the 16 hexadecimal digits and of the 32 characters of base32.
  */
-function fewestOfText(text: string): number {
-  return /^[0-9a-f-]+\s*$/i.test(text) ? 8 : 12
+function isGuessableText(text: string): boolean {
+  return isGuessable(Buffer.from(text), /^[0-9a-f-]+$/i.test(text) ? 8 : 12)
 }
 
 /**

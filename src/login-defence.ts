@@ -2,7 +2,8 @@ import { hash } from 'node:crypto'
 import { normalizeIP } from '@fastify/rate-limit'
 import type { Result } from 'ioredis'
 import { LRUCache } from 'lru-cache'
-import { ApiError, type ProblemCode } from './problems.js'
+import { DAY_MS } from './durations.js'
+import { ApiError, type ProblemCode, tooMany } from './problems.js'
 import type { SharedRedis } from './redis.js'
 
 declare module 'ioredis' {
@@ -70,7 +71,7 @@ const ofAccount: Slowing = { free: 20, mostMs: 30_000 }
 /** Failures are forgotten so long after the last one. */
 const MEMORY_MS = 15 * 60_000
 /** How long an address counts as its owner's after a sign-in. */
-const KNOWN_MS = 30 * 24 * 60 * 60_000
+const KNOWN_MS = 30 * DAY_MS
 /** Accounts, and addresses of accounts, that are remembered at a time: the least recent are forgotten. */
 const MOST_REMEMBERED = 20_000
 
@@ -108,7 +109,7 @@ export function createLoginDefence(
     const waitMs = together?.waitMs ?? here.waitMs
     if (waitMs === 0) return begun
     begun.abandoned()
-    throw tooMany(waitMs)
+    throw tooMany('sign-ins for this email that failed, or at once', waitMs)
   }
 
   return {
@@ -266,13 +267,4 @@ function keysOf({ pair, account }: Target): Keys {
 /** A digest, for what was typed as an email may be a password. */
 function keyOf(kind: string, text: string): string {
   return `sign-in:${kind}:${hash('sha256', text, 'base64url')}`
-}
-
-function tooMany(waitMs: number): ApiError {
-  const seconds = Math.ceil(waitMs / 1000)
-  return new ApiError(
-    'rate_limited',
-    `Too many sign-ins for this email that failed, or at once. Try again in ${seconds} s.`,
-    { headers: { 'retry-after': String(seconds) } }
-  )
 }

@@ -293,6 +293,17 @@ export class ApiError extends Error {
   }
 }
 
+/**
+ * The problem of whoever has to wait.
+ * @param what there was too much of, as it goes after "Too many".
+ */
+export function tooMany(what: string, waitMs: number): ApiError {
+  const seconds = Math.ceil(waitMs / 1000)
+  return new ApiError('rate_limited', `Too many ${what}. Try again in ${seconds} s.`, {
+    headers: { 'retry-after': String(seconds) }
+  })
+}
+
 /** Where in a request a value is. */
 export type Place = 'body' | 'query' | 'path'
 

@@ -176,11 +176,12 @@ const JOINED = `${MARK}\\p{Default_Ignorable_Code_Point}`
 /** A character together with the marks that follow it: what folds as one. */
 const characters = new RegExp(`[^${JOINED}]?[${JOINED}]*`, 'gu')
 
+/** The first half of a character whose second is yet to come. */
+const half = /[\ud800-\udbff]$/
+
 function createGate(terms: Terms): Gate {
   /** What has come and not passed yet. */
   let held = ''
-  /** The first half of a character whose second is yet to come. */
-  let half = ''
   /** The length of the held text at which it is looked at again. */
   let enough = 0
   /** Stands for the last character that has passed: a word, a space, or nothing of interest. */
@@ -192,7 +193,7 @@ function createGate(terms: Terms): Gate {
     let endsInSpace = passed === ' '
     const starts: number[] = Array(passed.length).fill(0)
     let last = 0
-    for (const { 0: character, index } of held.matchAll(characters)) {
+    for (const { 0: character, index } of held.replace(half, '').matchAll(characters)) {
       if (character === '') continue
       last = index
       let part = isPlain(character) ? character.toLowerCase() : fold(character)
@@ -210,9 +211,7 @@ function createGate(terms: Terms): Gate {
 
   return {
     push(piece) {
-      const text = half + piece
-      half = /[\ud800-\udbff]$/.test(text) ? text.slice(-1) : ''
-      held += half ? text.slice(0, -1) : text
+      held += piece
       if (held.length < enough) return ''
       const { folded, starts, last } = foldHeld()
       if (terms.endsIn(folded)) withhold()
@@ -229,8 +228,8 @@ function createGate(terms: Terms): Gate {
     end() {
       // A space ends whatever word is open.
       if (terms.endsIn(`${foldHeld().folded} `)) withhold()
-      const rest = held + half
-      held = half = ''
+      const rest = held
+      held = ''
       return rest
     }
   }

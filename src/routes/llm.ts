@@ -20,7 +20,7 @@ import { openEventStream } from '../llm/event-stream.js'
 import { openCalls } from '../llm/open-calls.js'
 import { createUnderWay } from '../llm/under-way.js'
 import { dayOf, reportUsage } from '../llm/usage.js'
-import { ApiError, refuseValue } from '../problems.js'
+import { type ApiError, refuseValue, tooMany } from '../problems.js'
 import { type Caller, route } from '../route.js'
 import { linkNext } from './resources.js'
 
@@ -245,10 +245,7 @@ function limitCalls(app: FastifyInstance, max: number) {
           'ratelimit-reset': ttlInSeconds
         })
       least = Math.min(least, remaining)
-      if (isExceeded)
-        throw new ApiError('rate_limited', `Too many LLM calls. Try again in ${ttlInSeconds} s.`, {
-          headers: { 'retry-after': `${ttlInSeconds}` }
-        })
+      if (isExceeded) throw tooMany('LLM calls', 1000 * ttlInSeconds)
     }
   }
 }
