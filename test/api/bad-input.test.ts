@@ -503,7 +503,7 @@ for (const storage of testStorages) {
 
 async function badInput(t: Test, on: TestStorage) {
   const { api, admin, tenant } = await stockedApi(t, on)
-  let before = await snapshotOf(api.storage, tenant)
+  const before = await snapshotOf(api.storage, tenant)
   const polluted = () => ({})
 
   for (const [title, rows] of Object.entries(tables))
@@ -515,10 +515,9 @@ async function badInput(t: Test, on: TestStorage) {
         const { status, title } = problems[code]
         const expected = { type: `urn:problem:${code}`, status, title, code }
         t.match({ statusCode: answer.statusCode, ...parsed(answer.body) }, expected, row)
-        const after = await snapshotOf(api.storage, tenant)
-        t.strictSame(after, before, `${row} changes nothing`)
-        before = after
       }
+      // Not after each, which would be most of what is asked of the storage.
+      t.strictSame(await snapshotOf(api.storage, tenant), before, 'none changes anything')
       t.strictSame(Object.keys(polluted()), [])
       t.equal((polluted() as { polluted?: true }).polluted, undefined)
     })
