@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { maxHeaderSize } from 'node:http'
 import cors from '@fastify/cors'
 import rateLimit, { normalizeIP, type RateLimitOptions } from '@fastify/rate-limit'
 import fastify, { type FastifyInstance, type FastifyServerOptions, LogController } from 'fastify'
@@ -11,7 +12,7 @@ import { createAccounts } from './accounts.js'
 import { answerHeaders } from './answer-headers.js'
 import { createApiKeys } from './api-keys.js'
 import { authenticate } from './authenticate.js'
-import { assertClean, assertDecodable } from './clean-values.js'
+import { assertClean, assertDecodable, isDecodable } from './clean-values.js'
 import { originsOf } from './configuration.js'
 import { documentation } from './documentation.js'
 import type { Keyring } from './encryption.js'
@@ -75,9 +76,10 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     keepAliveTimeout: env.KEEP_ALIVE_TIMEOUT_MS,
     pluginTimeout: mostHookMs(env),
     trustProxy: env.TRUST_PROXY ?? false,
-    // 128 characters of a key, each up to 12 when percent-encoded.
-    routerOptions: { maxParamLength: 1536 },
-    frameworkErrors: (error, request, reply) => void sendError(error, request, reply),
+    // The router would refuse these before any hook, and so without headers that pages of other origins
+    // need: what cannot be decoded goes where nothing is, and how long a key may be the schemas know.
+    rewriteUrl: ({ url = '/' }) => (isDecodable(url) ? url : '/'),
+    routerOptions: { maxParamLength: maxHeaderSize },
     clientErrorHandler: answerUnreadable,
     http: {
       // Node's own refusal would be no problem document: the hook below makes it.
@@ -151,14 +153,14 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     reply.header('x-request-id', request.id)
     // Whoever asks again does so on a new connection, and so elsewhere as soon as that is known.
     if (stopping?.aborted) reply.header('connection', 'close')
+    assertDecodable(request.originalUrl)
     const { httpVersion, headers } = request.raw
     if (headers.host === undefined && httpVersion === '1.1')
       done(new ApiError('bad_request', 'The request has no Host header.'))
     else done()
   })
   app.addHook('onRequest', authenticate({ storage, identity, accounts, apiKeys }))
-  app.addHook('preValidation', ({ url, body, query, params }, _reply, done) => {
-    assertDecodable(url)
+  app.addHook('preValidation', ({ body, query, params }, _reply, done) => {
     assertClean(params, 'path')
     assertClean(query, 'query')
     assertClean(body, 'body')

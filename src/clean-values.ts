@@ -4,24 +4,30 @@ import { ApiError, type Place, refuseValue } from './problems.js'
 /** JSON deeper than this is refused, for bodies and for every value in them. */
 export const MOST_NESTING = 32
 
+/** Whether the percent-encoding of a URL is that of UTF-8. */
+export function isDecodable(url: string): boolean {
+  if (!url.includes('%')) return true
+  try {
+    decodeURIComponent(url)
+    return true
+  } catch {
+    return false
+  }
+}
+
 /**
- * Refuses a query that cannot be decoded, which would be taken as it stands: `100%+sure` and `caf%E9`
- * for just these texts. Of paths, the router refuses it.
+ * Refuses what cannot be decoded. A query would be taken as it stands: `100%+sure` and `caf%E9` for
+ * just these texts.
  *
  * @throws ApiError `bad_request`
  */
 export function assertDecodable(url: string): void {
-  const query = url.indexOf('?')
-  if (query < 0 || !url.includes('%', query)) return
-  try {
-    decodeURIComponent(url.slice(query))
-  } catch (cause) {
-    throw new ApiError(
-      'bad_request',
-      'The query is not valid percent-encoded UTF-8. A percent sign is %25.',
-      { cause }
-    )
-  }
+  if (isDecodable(url)) return
+  const [path = ''] = url.split('?')
+  throw new ApiError(
+    'bad_request',
+    `The ${isDecodable(path) ? 'query' : 'path'} is not valid percent-encoded UTF-8. A percent sign is %25.`
+  )
 }
 
 /**

@@ -33,7 +33,7 @@ export function sendProblem(
   request: Pick<FastifyRequest, 'id'>,
   reply: FastifyReply
 ) {
-  // A path that cannot be read comes here without the hooks that set this for all others.
+  // Whom overload refuses comes here before the hook that sets this for all others.
   reply.header('x-request-id', request.id)
   // Every 401 must say how to sign in (RFC 9110, 15.5.2).
   if (error.statusCode === 401) reply.header('www-authenticate', 'Bearer')
@@ -132,10 +132,6 @@ function fromFastify(error: Partial<FastifyError>, mostBytes?: number): ApiError
       return new ApiError('body_too_large', `A body may have ${mostBytes} bytes at most.`)
     case 'FST_ERR_CTP_INVALID_CONTENT_LENGTH':
       return new ApiError('bad_request', 'The body is not as long as Content-Length says.')
-    case 'FST_ERR_BAD_URL':
-      return new ApiError('bad_request', 'The path is not valid percent-encoded UTF-8.')
-    case 'FST_ERR_MAX_PARAM_LENGTH':
-      return new ApiError('bad_request', 'A part of the path is longer than any id.')
   }
   if (error.code?.startsWith('FST_') && isClientError(error.statusCode))
     return new ApiError('bad_request', 'The request is not one that this server understands.')

@@ -30,7 +30,7 @@ export const problems = {
   bad_request: {
     status: 400,
     title: 'Bad request',
-    example: 'The path is not valid percent-encoded UTF-8.'
+    example: 'The path is not valid percent-encoded UTF-8. A percent sign is %25.'
   },
   unknown_provider: {
     status: 400,

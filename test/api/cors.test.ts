@@ -19,6 +19,27 @@ t.test('an OPTIONS is answered as a preflight, whatever it lacks', async (t) => 
     }
 })
 
+t.test('a refusal is for pages of the origin to read, as an answer is', async (t) => {
+  const { app } = await testApi(t, { env: { CORS_ORIGIN: origin } })
+  for (const [status, url] of [
+    [400, '/%zz'],
+    [400, '/api/flows/%ff'],
+    [400, '/api/health?%'],
+    [401, `/api/flows/${'a'.repeat(2000)}`],
+    [404, '/nowhere']
+  ] as const) {
+    const { statusCode, headers } = await app.inject({ url, headers: { origin } })
+    t.equal(statusCode, status, url)
+    t.equal(headers['access-control-allow-origin'], origin, url)
+    t.match(headers['access-control-expose-headers'], /X-Request-ID/i, url)
+    t.match(
+      headers,
+      { 'x-content-type-options': 'nosniff', 'x-request-id': /^[0-9a-f-]{36}$/ },
+      url
+    )
+  }
+})
+
 t.test('another origin is allowed nothing', async (t) => {
   const { app } = await testApi(t, { env: { CORS_ORIGIN: origin } })
   const headers = { origin: 'https://evil.example.com', 'access-control-request-method': 'PUT' }
