@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { chmod, mkdir, mkdtemp, open, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -470,6 +471,18 @@ t.test('a damaged schema', async (t) => {
   const { path } = await preparedDatabase(t)
   await overwrite(path, 100, 3900)
   t.throws(() => openSqlite({ path }), { code: 'unavailable', message: /damaged/ })
+})
+
+t.test('a table that is gone', async (t) => {
+  for (const harm of ['drop table leases', 'alter table templates drop column description']) {
+    const { path } = await preparedDatabase(t)
+    const db = new Database(path)
+    db.exec(harm)
+    db.close()
+    t.throws(() => openSqlite({ path }), { code: 'schema_outdated', message: /lacks tables/ }, harm)
+    // The last connection to close takes the log away.
+    t.notOk(existsSync(`${path}-wal`), 'nothing stays open')
+  }
 })
 
 t.test('damaged rows', async (t) => {
