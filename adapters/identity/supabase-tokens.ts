@@ -99,7 +99,7 @@ export function createTokenVerifier(options: TokenVerifierOptions): TokenVerifie
         return await verifyHere(token, alg)
       } catch (error) {
         if (isVerdict(error)) return nobody
-        if (error instanceof errors.JWKSNoMatchingKey) unknownKeys.assertMayAsk(kid)
+        if (isOfUnknownKey(error)) unknownKeys.assertMayAsk(kid)
       }
     const verdict = await verifyThere(token, claims)
     if (verdict.user !== null) unknownKeys.accept(kid)
@@ -161,7 +161,8 @@ function limitAsking() {
       if (++asked > MOST_ASKED) throw new StorageError('unavailable', {}, 'Too many unknown keys.')
     },
     accept(kid: string): void {
-      accepted.set(kid, true)
+      // Without a name it may be any key.
+      if (kid) accepted.set(kid, true)
     }
   }
 }
@@ -173,7 +174,9 @@ export function claimsOf(token: string): JWTPayload | null {
 
 function readToken(token: string): { alg: string; kid: string; claims: JWTPayload } | null {
   try {
-    const { alg = '', kid = '' } = decodeProtectedHeader(token)
+    const { alg = '', kid = '', crit } = decodeProtectedHeader(token)
+    // Extensions that have to be understood (RFC 7515, 4.1.11), of which Supabase Auth uses none.
+    if (crit !== undefined) return null
     return { alg, kid, claims: decodeJwt(token) }
   } catch {
     return null
@@ -188,6 +191,13 @@ function isPlausible({ iss, aud, sub, exp }: JWTPayload, issuer: string): boolea
 
 function lifeOf({ exp }: { exp?: unknown }): number {
   return typeof exp === 'number' ? Math.floor(exp * 1000) - Date.now() : 0
+}
+
+/** Whether the published keys do not tell which of them signed, so that the Auth server is to be asked. */
+function isOfUnknownKey(error: unknown): boolean {
+  return (
+    error instanceof errors.JWKSNoMatchingKey || error instanceof errors.JWKSMultipleMatchingKeys
+  )
 }
 
 /** Whether the token was judged, and not the search for its key. */

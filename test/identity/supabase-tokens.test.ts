@@ -139,6 +139,31 @@ t.test('tokens with made-up keys are asked about now and then only', async (t) =
   t.equal(stage.asked.length, 40)
 })
 
+t.test(
+  'tokens that name no key, or what has to be understood, are no way around that',
+  async (t) => {
+    const [one, other] = [await makeKey('one'), await makeKey('other')]
+    const stage = await setStage(t, [one, other])
+    let tokens = 0
+    const unnamed = () =>
+      new SignJWT(claims({ jti: `${++tokens}` }))
+        .setProtectedHeader({ alg: 'ES256' })
+        .sign(other.privateKey)
+    stage.answer = () => user
+    t.equal(await stage.verify(await unnamed()), user, 'a good one is asked about')
+    for (let i = 0; i < 50; i++) await stage.verify(await unnamed()).catch(() => {})
+    t.equal(stage.asked.length, 20)
+
+    const [, payload, signature] = (await sign(one)).split('.')
+    for (let i = 0; i < 30; i++) {
+      const header = { alg: 'ES256', kid: 'one', crit: ['x'], x: i }
+      const encoded = Buffer.from(JSON.stringify(header)).toString('base64url')
+      t.equal(await stage.verify([encoded, payload, signature].join('.')), null)
+    }
+    t.equal(stage.asked.length, 20)
+  }
+)
+
 t.test('where no keys can be had, every token is asked about', async (t) => {
   const key = await makeKey('key')
   const stage = await setStage(t, [key])
