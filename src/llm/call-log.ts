@@ -36,6 +36,8 @@ export function openCallLog(options: CallLogOptions): CallLog {
   let timer: NodeJS.Timeout | undefined
   let writing: Promise<void> = Promise.resolve()
   let failing = false
+  /** Whether what failed may have left half a line. */
+  let torn = false
   /** Of the current file; unknown until the first write, and after a failure. */
   let file: { size: number; begun: number } | undefined
 
@@ -60,8 +62,7 @@ export function openCallLog(options: CallLogOptions): CallLog {
       await removeOldest(path, maxFiles - 1)
       file = { size: 0, begun: now() }
     }
-    // What failed may have left half a line.
-    const whole = failing && file.size > 0 ? `\n${text}` : text
+    const whole = torn && file.size > 0 ? `\n${text}` : text
     const handle = await open(path, 'a')
     try {
       await handle.appendFile(whole)
@@ -78,8 +79,10 @@ export function openCallLog(options: CallLogOptions): CallLog {
     try {
       await append(text)
       failing = false
+      torn = false
     } catch (error) {
       file = undefined
+      torn = true
       lose(error)
     }
   }

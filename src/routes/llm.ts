@@ -237,8 +237,8 @@ function limitCalls(app: FastifyInstance, max: number) {
       const counted = await count(request)
       if (counted.isAllowed) continue
       const { remaining, ttlInSeconds, isExceeded } = counted
-      // Of two limits, the nearer one is told.
-      if (remaining < least)
+      // Of two limits, the one is told that refuses, or else the nearer.
+      if (isExceeded || remaining < least)
         reply.headers({
           'ratelimit-limit': max,
           'ratelimit-remaining': remaining,

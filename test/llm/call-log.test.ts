@@ -211,8 +211,11 @@ t.test('a full disk costs lines and one warning, and no request', async (t) => {
 t.test('a disk that hangs does not fill the memory', async (t) => {
   const { log, read, warnings } = logIn(t)
   const line = { text: 'x'.repeat(1_000_000) }
+  log.write({ n: 1 })
+  await log.flush()
   for (let n = 0; n < 20; n++) log.write(line)
   await log.close()
   t.ok(read().length < 7_000_000)
   t.equal(warnings.length, 1)
+  for (const each of read().trimEnd().split('\n')) t.ok(JSON.parse(each), 'no line is empty')
 })
