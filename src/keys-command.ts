@@ -37,8 +37,9 @@ async function main(args: readonly string[]): Promise<void> {
     if (name === 'rotate') await verifyKeys(storage, keys.keyring)
     const run = commands[name as keyof typeof commands]
     const progress = progressLine()
-    const report = await run(storage, keys.keyring, { onProgress: progress.show })
-    progress.end()
+    const report = await run(storage, keys.keyring, { onProgress: progress.show }).finally(
+      progress.end
+    )
     print(report)
     if (report.unreadable.length || report.stillWritten) process.exitCode = 1
   } finally {

@@ -199,13 +199,23 @@ function makeKeyFile(path: string, env: Environment): boolean {
 /** Null where there is no such file. */
 function readKeyFile(path: string, { ENCRYPTION_KEY }: Environment): KeyFile | null {
   try {
-    const keys: Partial<KeyFile> = JSON.parse(readFileSync(path, 'utf8'))
-    if (keys.auth_secret && (ENCRYPTION_KEY || keys.encryption_key)) return keys as KeyFile
+    const { auth_secret, encryption_key } = JSON.parse(readFileSync(path, 'utf8'))
+    const isWhole = Boolean(ENCRYPTION_KEY) || areEncryptionKeys(encryption_key)
+    if (isWhole && auth_secret && typeof auth_secret === 'string')
+      return { auth_secret, encryption_key }
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
     throw new ConfigurationError(`The key file ${path} cannot be read.`, { cause: error })
   }
   throw new ConfigurationError(
-    `The key file ${path} cannot be used: it lacks auth_secret, or encryption_key where ENCRYPTION_KEY is not set.`
+    `The key file ${path} cannot be used: it lacks auth_secret, or an encryption_key of 32 bytes in base64 where ENCRYPTION_KEY is not set. Set ENCRYPTION_KEY to the keys that the database was used with, or put the file back as it was.`
   )
+}
+
+function areEncryptionKeys(value: unknown): boolean {
+  try {
+    return typeof value === 'string' && parseEncryptionKeys(value).length > 0
+  } catch {
+    return false
+  }
 }

@@ -103,7 +103,12 @@ export async function openSupabase(options: SupabaseOptions): Promise<Driver> {
     return applied.at(-1)?.version ?? null
   }
 
-  await checkSchema(onWarning)
+  try {
+    await checkSchema(onWarning)
+  } catch (error) {
+    connections.close()
+    throw error
+  }
 
   return {
     kind: 'supabase',

@@ -421,6 +421,17 @@ t.test('a key file that is of no use is told before a database is made', async (
   writeFileSync(join(folder, 'app.db.keys'), '{')
   const env = readEnvironment({ SQLITE_PATH: join(folder, 'app.db') })
   await t.rejects(openBackend(env), { message: /app.db.keys cannot be read/ })
+  for (const wrong of [
+    {},
+    { auth_secret: key() },
+    { auth_secret: 5, encryption_key: key() },
+    { auth_secret: key(), encryption_key: 'short' },
+    { auth_secret: key(), encryption_key: [key()] }
+  ]) {
+    writeFileSync(join(folder, 'app.db.keys'), JSON.stringify(wrong))
+    const message = /^The key file .*app.db.keys cannot be used: it lacks .* put the file back/
+    await t.rejects(openBackend(env), { name: 'ConfigurationError', message })
+  }
   await t.rejects(openBackend({ ...env, ENCRYPTION_KEY: 'short' }), { message: /^ENCRYPTION_KEY/ })
   t.strictSame(fs.readdirSync(folder), ['app.db.keys'])
 })
