@@ -1,4 +1,4 @@
-import { Type } from '@sinclair/typebox'
+import { type Static, Type } from '@sinclair/typebox'
 import { Email, Line } from './fields.js'
 import { object } from './resource.js'
 import { Password, PasswordToCheck, users } from './users.js'
@@ -30,6 +30,7 @@ export const Tokens = object('Tokens', {
   refresh_token: refreshToken,
   expires_in: Type.Integer({ description: 'Life of the token in seconds.', examples: [900] })
 })
+export type Tokens = Static<typeof Tokens>
 
 export const SignedIn = object('SignedIn', {
   user: Type.Unsafe<typeof users.view.static>(

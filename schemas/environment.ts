@@ -1,5 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { Choice } from './fields.js'
+import { LEAST_PASSWORD_LENGTH, MOST_PASSWORD_LENGTH } from './users.js'
 
 /**
  * Every environment variable, declared once. A description is a line of `.env.example`; a default
@@ -215,8 +216,8 @@ export const Environment = Type.Object({
   }),
   DEMO_PASSWORD: Type.Optional(
     Type.String({
-      minLength: 8,
-      maxLength: 256,
+      minLength: LEAST_PASSWORD_LENGTH,
+      maxLength: MOST_PASSWORD_LENGTH,
       description: 'Password that npm run seed gives the demo admin; admin123 when unset.'
     })
   ),
@@ -347,8 +348,10 @@ export const LlmProviders = Type.Array(
   Type.Object(
     {
       name: Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$' }),
+      // Where its OpenAI-compatible API starts, such as http://127.0.0.1:11434/v1.
       url: Type.String({ pattern: '^https?://' }),
       key: Type.String({ minLength: 1 }),
+      // That of calls that name none.
       model: Type.String({ minLength: 1 })
     },
     { additionalProperties: false }

@@ -45,7 +45,7 @@ export const ExecutionUpdate = object(
   'ExecutionUpdate',
   {
     // Nothing becomes queued again; it is a status like the others, and refused like a wrong turn.
-    status: Choice(['running', 'success', 'failed', 'cancelled', 'queued']),
+    status: Choice(executionStatuses, { examples: ['running'] }),
     error: Type.Optional(
       Nullable(Type.String({ examples: ['The mail server refused the message.'] }))
     ),

@@ -25,9 +25,9 @@ export const Uuid = (example = '019b76da-a800-7000-8000-000000000001') =>
 export const TextId = (example: string) =>
   Type.String({ maxLength: 128, pattern: patterns.textId, examples: [example] })
 
-/** Short text: 1 to `maxLength` code points, and not only spaces. */
-export const Line = (example: string, maxLength = 200) =>
-  Type.String({ minLength: 1, maxLength, pattern: patterns.notBlank, examples: [example] })
+/** Short text: 1 to 200 code points, and not only spaces. */
+export const Line = (example: string) =>
+  Type.String({ minLength: 1, maxLength: 200, pattern: patterns.notBlank, examples: [example] })
 
 /** Free text of any length that fits the body limit; empty by default. */
 export const Text = (example: string) => Type.String({ default: '', examples: [example] })

@@ -159,6 +159,9 @@ export const LlmEvents = Type.String({
   ]
 })
 
+/** Longest period of one report, in days. */
+export const MOST_USAGE_DAYS = 366
+
 const day = (description: string, example: string) =>
   Type.String({ pattern: patterns.day, description, examples: [example] })
 
@@ -166,7 +169,7 @@ export const LlmUsageQuery = Type.Object(
   {
     since: Type.Optional(
       day(
-        'First day, in UTC, at most 366 days before `until`; 30 days before it when absent.',
+        `First day, in UTC, at most ${MOST_USAGE_DAYS} days before \`until\`; 30 days before it when absent.`,
         '2026-01-01'
       )
     ),

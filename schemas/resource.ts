@@ -49,13 +49,13 @@ export interface Column {
   readonly unbounded: boolean
 }
 
-export type Operation = 'list' | 'get' | 'create' | 'replace' | 'update' | 'delete'
+export type PlainOperation = 'list' | 'get' | 'create' | 'replace' | 'update' | 'delete'
 
 /** The plain routes of a resource, and the least role that may read and write. */
 export interface Access {
   readonly read: Role
   readonly write: Role
-  readonly operations: readonly Operation[]
+  readonly operations: readonly PlainOperation[]
 }
 
 /** Columns that every row has and no request sets. */

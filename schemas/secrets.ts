@@ -3,6 +3,9 @@ import { Nullable, Timestamp } from './fields.js'
 import { patterns } from './patterns.js'
 import { defineResource } from './resource.js'
 
+/** How long before its end a secret is said to expire soon, in days: time to replace it. */
+export const SOON_DAYS = 14
+
 export const secrets = defineResource({
   name: 'secrets',
   singular: 'secret',
@@ -32,7 +35,7 @@ export const secrets = defineResource({
   computed: {
     expired: Type.Boolean({ examples: [false] }),
     expires_soon: Type.Boolean({
-      description: 'Whether it expires within the next 14 days.',
+      description: `Whether it expires within the next ${SOON_DAYS} days.`,
       examples: [false]
     })
   },

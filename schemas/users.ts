@@ -2,23 +2,23 @@ import { Type } from '@sinclair/typebox'
 import { Choice, Email, Line, Nullable, Timestamp, Uuid } from './fields.js'
 import { defineResource, object, type Row, roles } from './resource.js'
 
-/** In characters. */
-export const LEAST_PASSWORD_LENGTH = 8
-
 /**
- * 8 is the least and 64 the least maximum of NIST SP 800-63B, 5.1.1.2; the upper bound here only
- * keeps hashing cheap.
+ * Lengths of passwords, in characters: 8 is the least and 64 the least maximum of NIST SP 800-63B,
+ * 5.1.1.2; the upper bound here only keeps hashing cheap.
  */
+export const LEAST_PASSWORD_LENGTH = 8
+export const MOST_PASSWORD_LENGTH = 256
+
 export const Password = () =>
   Type.String({
     minLength: LEAST_PASSWORD_LENGTH,
-    maxLength: 256,
+    maxLength: MOST_PASSWORD_LENGTH,
     examples: ['correct horse battery staple']
   })
 
 /** Shorter than any that can be chosen is wrong, not invalid: both must answer the same. */
 export const PasswordToCheck = (options: { description?: string } = {}) =>
-  Type.String({ minLength: 1, maxLength: 256, examples: ['admin123'], ...options })
+  Type.String({ minLength: 1, maxLength: MOST_PASSWORD_LENGTH, examples: ['admin123'], ...options })
 
 export const users = defineResource({
   name: 'users',

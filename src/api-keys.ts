@@ -6,14 +6,14 @@ import {
 } from '../adapters/storage/port.js'
 import { apiKeys } from '../schemas/api-keys.js'
 import { includesRole } from '../schemas/resource.js'
-import type { Account, Accounts } from './accounts.js'
 import { hashOf, isApiKeyText } from './api-key-text.js'
+import type { Principal, Principals } from './principals.js'
 import { createRecentReads } from './recent-reads.js'
 
 export type ApiKeyRow = Stored<typeof apiKeys>
 
 /**
- * Callers that are programs: the account of a key has the key's id and tenant, and the key's role or
+ * Callers that are programs: the principal of a key has the key's id and tenant, and the key's role or
  * that of its owner, whichever is less.
  */
 export interface ApiKeys {
@@ -21,7 +21,7 @@ export interface ApiKeys {
    * Null for a key that is unknown, revoked or over, or whose owner is gone. What others change is
    * seen within a minute.
    */
-  verify(text: string): Promise<Account | null>
+  verify(text: string): Promise<Principal | null>
   /** Makes a change of this process show at once. */
   forget(row: Pick<ApiKeyRow, 'hash' | 'previous_hash'>): void
   /** Waits for what is still being written. */
@@ -46,7 +46,7 @@ const USE_MS = 60_000
  */
 export function createApiKeys(
   storage: Storage,
-  accounts: Accounts,
+  principals: Principals,
   now: () => number = Date.now,
   measured?: () => number
 ): ApiKeys {
@@ -105,7 +105,7 @@ export function createApiKeys(
       const end = hash === row.hash ? row.expires_at : row.previous_expires_at
       if (end !== null && Date.parse(end) <= now()) return null
       // Whoever made it still knows it: nobody keeps through a key what they have lost.
-      const owner = await accounts.get(row.owner_id)
+      const owner = await principals.get(row.owner_id)
       if (!owner) return null
       noteUse(found)
       const role = includesRole(owner.role, row.role) ? row.role : owner.role

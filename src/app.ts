@@ -8,19 +8,20 @@ import type { Identity } from '../adapters/identity/port.js'
 import type { LlmProvider } from '../adapters/llm/port.js'
 import type { Storage } from '../adapters/storage/port.js'
 import type { Environment } from '../schemas/environment.js'
-import { createAccounts } from './accounts.js'
 import { answerHeaders } from './answer-headers.js'
 import { createApiKeys } from './api-keys.js'
 import { authenticate } from './authenticate.js'
 import { assertClean, assertDecodable, isDecodable } from './clean-values.js'
 import { originsOf } from './configuration.js'
 import { documentation } from './documentation.js'
+import { HOUR_MS } from './durations.js'
 import type { Keyring } from './encryption.js'
 import { answerUnreadable, sendError, sendProblem } from './errors.js'
 import { createIdempotency, type Idempotency } from './idempotency.js'
 import { readJsonBodies } from './json-body.js'
 import { createLoginDefence } from './login-defence.js'
 import { refuseOverload } from './overload.js'
+import { createPrincipals } from './principals.js'
 import { ApiError } from './problems.js'
 import { countingStore } from './rate-limit.js'
 import { shareRedis } from './redis.js'
@@ -141,11 +142,11 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   })
   app.decorate('signInLimit', { max: env.AUTH_RATE_LIMIT_PER_MINUTE, timeWindow: '1 minute' })
 
-  const lifeMs = env.IDEMPOTENCY_TTL_HOURS * 60 * 60 * 1000
+  const lifeMs = env.IDEMPOTENCY_TTL_HOURS * HOUR_MS
   app.decorate('idempotency', createIdempotency({ storage, keyring, lifeMs }))
 
-  const accounts = createAccounts(storage)
-  const apiKeys = createApiKeys(storage, accounts)
+  const principals = createPrincipals(storage)
+  const apiKeys = createApiKeys(storage, principals)
   app.addHook('onClose', () => apiKeys.close())
   app.addHook('onRoute', requireRole)
   // Hooks that wait for nothing call back: a promise for each is what a request would notice.
@@ -159,7 +160,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       done(new ApiError('bad_request', 'The request has no Host header.'))
     else done()
   })
-  app.addHook('onRequest', authenticate({ storage, identity, accounts, apiKeys }))
+  app.addHook('onRequest', authenticate({ storage, identity, principals, apiKeys }))
   app.addHook('preValidation', ({ body, query, params }, _reply, done) => {
     assertClean(params, 'path')
     assertClean(query, 'query')
@@ -185,11 +186,11 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   await documentation(app, version)
   await app.register(
     async (api) => {
-      const users = createUsers(storage, identity, accounts)
+      const users = createUsers(storage, identity, principals)
       const registration = env.REGISTRATION
       const defence = createLoginDefence(shared)
       statusRoutes(api, { storage, version, stopping })
-      authRoutes(api, { storage, identity, accounts, users, registration, defence })
+      authRoutes(api, { storage, identity, principals, users, registration, defence })
       everyResourceRoutes(api, { identity, users, defence, apiKeys, keyring })
       llmRoutes(api, { env, storage, providers: options.providers ?? [] })
     },

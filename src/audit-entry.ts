@@ -5,6 +5,9 @@ import { audit } from '../schemas/audit.js'
 import type { AnyResource } from '../schemas/resource.js'
 import type { Origin } from './store.js'
 
+/** Who did what nobody asked for. */
+export const bySystem = { actor: 'system', requestId: null } as const
+
 /** What leaves an audit entry, in the commit that it is about. */
 export function auditEntry(
   { actor, requestId }: Pick<Origin, 'actor' | 'requestId'>,

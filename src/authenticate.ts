@@ -3,44 +3,44 @@ import { type Awaitable, whenThere } from '../adapters/awaitable.js'
 import type { Identity } from '../adapters/identity/port.js'
 import type { Storage } from '../adapters/storage/port.js'
 import { includesRole, type Role } from '../schemas/resource.js'
-import { type Account, type Accounts, isEnded } from './accounts.js'
 import { looksLikeApiKey } from './api-key-text.js'
 import type { ApiKeys } from './api-keys.js'
+import { isEnded, type Principal, type Principals } from './principals.js'
 import { ApiError } from './problems.js'
 import { createStore } from './store.js'
 
 export interface Admission {
   readonly storage: Storage
   readonly identity: Identity
-  readonly accounts: Accounts
+  readonly principals: Principals
   readonly apiKeys: ApiKeys
 }
 
 /** Admits a request to its route: finds out who calls, and whether the role is enough. */
-export function authenticate({ storage, identity, accounts, apiKeys }: Admission) {
-  function accountOf(token: string): Awaitable<Account> {
+export function authenticate({ storage, identity, principals, apiKeys }: Admission) {
+  function principalOf(token: string): Awaitable<Principal> {
     return looksLikeApiKey(token)
-      ? apiKeys.verify(token).then(accountOfKey)
-      : whenThere(identity.verify(token), (userId) => accountOfUser(token, userId))
+      ? apiKeys.verify(token).then(principalOfKey)
+      : whenThere(identity.verify(token), (userId) => principalOfUser(token, userId))
   }
 
-  function accountOfUser(token: string, userId: string | null): Awaitable<Account> {
-    return whenThere(userId === null ? null : accounts.get(userId), (account) => {
-      // Most accounts never ended a session, and need no look at the token.
-      const isOver = account?.sessions && isEnded(account, identity.sessionOf(token))
-      return account && !isOver
-        ? account
+  function principalOfUser(token: string, userId: string | null): Awaitable<Principal> {
+    return whenThere(userId === null ? null : principals.get(userId), (principal) => {
+      // Most principals never ended a session, and need no look at the token.
+      const isOver = principal?.sessions && isEnded(principal, identity.sessionOf(token))
+      return principal && !isOver
+        ? principal
         : unauthenticated('The token is invalid or no longer valid. Sign in again.')
     })
   }
 
   function admit(request: FastifyRequest, role: Role): Awaitable<void> {
     const token = bearerToken(request.headers.authorization)
-    return whenThere(accountOf(token), (account) => {
-      if (!includesRole(account.role, role))
-        throw new ApiError('forbidden', `This needs the role ${role}; yours is ${account.role}.`)
-      const origin = { tenant: account.tenant, actor: account.id, requestId: request.id }
-      request.caller = { account, token, store: createStore(storage, origin) }
+    return whenThere(principalOf(token), (principal) => {
+      if (!includesRole(principal.role, role))
+        throw new ApiError('forbidden', `This needs the role ${role}; yours is ${principal.role}.`)
+      const origin = { tenant: principal.tenant, actor: principal.id, requestId: request.id }
+      request.caller = { principal, token, store: createStore(storage, origin) }
     })
   }
 
@@ -55,9 +55,10 @@ export function authenticate({ storage, identity, accounts, apiKeys }: Admission
   }
 }
 
-function accountOfKey(account: Account | null): Account {
+function principalOfKey(principal: Principal | null): Principal {
   return (
-    account ?? unauthenticated('The API key is unknown, revoked or expired, or its owner is gone.')
+    principal ??
+    unauthenticated('The API key is unknown, revoked or expired, or its owner is gone.')
   )
 }
 

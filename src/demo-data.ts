@@ -10,6 +10,7 @@ import { secrets } from '../schemas/secrets.js'
 import { templates } from '../schemas/templates.js'
 import { tenants } from '../schemas/tenants.js'
 import { users } from '../schemas/users.js'
+import { bySystem } from './audit-entry.js'
 import { ConfigurationError } from './configuration.js'
 import { demoLogin } from './demo-login.js'
 import type { Keyring } from './encryption.js'
@@ -128,7 +129,7 @@ export async function seedDemoData(
   keyring: Keyring,
   password: string = demoLogin.password
 ): Promise<Seeded> {
-  const store = createStore(storage, { tenant, actor: 'system', requestId: null })
+  const store = createStore(storage, { tenant, ...bySystem })
   const seeded = await seedAdmin(store, identity, password)
   for (const [resource, row] of rows)
     if (!(await store.get(resource, row[resource.key as never]))) await store.insert(resource, row)

@@ -71,7 +71,7 @@ const MOST_TRIES = 5
 
 export function createIdempotency({ storage, keyring, lifeMs }: IdempotencyOptions): Idempotency {
   function repeatableAttempt(request: CreatingRequest, actor: string, key: string): Attempt {
-    const id = hashOf([actor, request.method, request.routeOptions.url, key])
+    const id = hashOfParts([actor, request.method, request.routeOptions.url, key])
     const { params, query, body } = request
     const digests = keyring.digests(canonical([params, query, body]))
 
@@ -117,7 +117,7 @@ export function createIdempotency({ storage, keyring, lifeMs }: IdempotencyOptio
     return {
       isRepeatable: true,
       uuid: (name, ofEach) =>
-        uuidOf(hashOf(ofEach === 'key' ? [id, name] : [id, name, digests[0]])),
+        uuidOf(hashOfParts(ofEach === 'key' ? [id, name] : [id, name, digests[0]])),
 
       async create(creation) {
         for (let tries = 1; ; tries++) {
@@ -183,7 +183,7 @@ function isAboutRecord(error: unknown): boolean {
 }
 
 /** SHA-256 in hex. As JSON, no two lists of parts run together into the same text. */
-function hashOf(parts: readonly unknown[]): string {
+function hashOfParts(parts: readonly unknown[]): string {
   return hash('sha256', JSON.stringify(parts), 'hex')
 }
 

@@ -8,6 +8,7 @@ import {
 import { secrets } from '../schemas/secrets.js'
 import { tenants } from '../schemas/tenants.js'
 import { allRows } from './all-rows.js'
+import { bySystem } from './audit-entry.js'
 import { DecryptionError, type Keyring } from './encryption.js'
 import { secretContext } from './secret-values.js'
 import { createStore } from './store.js'
@@ -76,7 +77,7 @@ export async function rotateSecrets(
 /** Whether the row was encrypted anew. Another change of it at the same moment comes first. */
 async function rotate(storage: Storage, keyring: Keyring, row: SecretRow): Promise<boolean> {
   if (isCurrent(keyring, row)) return false
-  const origin = { tenant: row.tenant_id as TenantId, actor: 'system', requestId: null }
+  const origin = { tenant: row.tenant_id as TenantId, ...bySystem }
   let changed = false
   try {
     await createStore(storage, origin).update(

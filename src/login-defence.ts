@@ -9,11 +9,11 @@ import type { SharedRedis } from './redis.js'
 declare module 'ioredis' {
   interface RedisCommander<Context> {
     beginSignIn(
-      ...keys: [pair: string, account: string, known: string, ...settings: number[]]
+      ...keys: [pair: string, email: string, known: string, ...settings: number[]]
     ): Result<[waitMs: number, counted: number], Context>
     takeBackSignIn(
       keys: number,
-      ...keysAndCounted: [known: string, account: string, ...pairAndCounted: (string | number)[]]
+      ...keysAndCounted: [known: string, email: string, ...pairAndCounted: (string | number)[]]
     ): Result<null, Context>
   }
 }
@@ -36,7 +36,7 @@ const wrongPassword: readonly ProblemCode[] = ['invalid_credentials', 'wrong_pas
 
 /** What is counted: an account, and an address that tries it. */
 interface Target {
-  readonly account: string
+  readonly email: string
   readonly pair: string
 }
 
@@ -91,10 +91,10 @@ export function createLoginDefence(
   const beginHere = countHere(clock)
   const beginTogether = shared && countTogether(shared)
 
-  async function begin(email: string, address: string): Promise<SignInAttempt> {
-    const account = email.toLowerCase()
+  async function begin(typed: string, address: string): Promise<SignInAttempt> {
+    const email = typed.toLowerCase()
     // IPv6 by its /64, as in rate limits: whoever has one address of such a network has them all.
-    const target = { account, pair: `${normalizeIP(address)} ${account}` }
+    const target = { email, pair: `${normalizeIP(address)} ${email}` }
     const here = beginHere(target)
     const together = await beginTogether?.(target)
     const attempts = [here, ...(together ? [together] : [])].map(({ attempt }) => attempt)
@@ -148,20 +148,20 @@ function countHere(clock: () => number): (target: Target) => Verdict {
     else failures.delete(key)
   }
 
-  return ({ pair, account }) => {
+  return ({ pair, email }) => {
     const isKnown = known.has(pair)
-    const slowing = isKnown ? [pair] : [pair, account]
+    const slowing = isKnown ? [pair] : [pair, email]
     const until = Math.max(...slowing.map((key) => failures.get(key)?.until ?? 0))
     const waitMs = Math.max(until - clock(), 0)
     if (waitMs > 0) return { waitMs, attempt: uncounted }
     fail(pair, ofAddress)
-    if (!isKnown) fail(account, ofAccount)
+    if (!isKnown) fail(email, ofAccount)
     return {
       waitMs,
       attempt: {
         succeeded() {
           failures.delete(pair)
-          if (!isKnown) takeBack(account)
+          if (!isKnown) takeBack(email)
           known.set(pair, true)
         },
         abandoned() {
@@ -218,24 +218,24 @@ function countTogether(shared: SharedRedis) {
    * What cannot be taken back now is forgotten by itself.
    * @param counted 1 for the address alone, 2 for the account, too; nothing where Redis did not say it.
    */
-  function attemptOf({ pair, account, known }: Keys, counted: number | '' = ''): SignInAttempt {
+  function attemptOf({ pair, email, known }: RedisKeys, counted: number | '' = ''): SignInAttempt {
     return {
       succeeded() {
         shared.tell((redis) => redis.del(pair))
-        shared.tell((redis) => redis.takeBackSignIn(2, known, account, counted))
+        shared.tell((redis) => redis.takeBackSignIn(2, known, email, counted))
         shared.tell((redis) => redis.set(known, '', 'PX', KNOWN_MS))
       },
       abandoned() {
-        shared.tell((redis) => redis.takeBackSignIn(3, known, account, pair, counted))
+        shared.tell((redis) => redis.takeBackSignIn(3, known, email, pair, counted))
       }
     }
   }
 
   return (target: Target): Promise<LateVerdict> | undefined => {
-    const keys = keysOf(target)
-    const { pair, account, known } = keys
+    const keys = redisKeysOf(target)
+    const { pair, email, known } = keys
     const begun = shared.ask((redis) =>
-      redis.beginSignIn(pair, account, known, ...settings, MEMORY_MS)
+      redis.beginSignIn(pair, email, known, ...settings, MEMORY_MS)
     )
     return begun?.then(
       ([waitMs, counted]) => ({
@@ -250,16 +250,16 @@ function countTogether(shared: SharedRedis) {
 }
 
 /** What Redis has of a target. */
-interface Keys {
+interface RedisKeys {
   readonly pair: string
-  readonly account: string
+  readonly email: string
   readonly known: string
 }
 
-function keysOf({ pair, account }: Target): Keys {
+function redisKeysOf({ pair, email }: Target): RedisKeys {
   return {
     pair: keyOf('failed', pair),
-    account: keyOf('failed', account),
+    email: keyOf('failed', email),
     known: keyOf('known', pair)
   }
 }

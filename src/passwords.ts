@@ -9,7 +9,9 @@ let leaked: Promise<ReadonlySet<string>> | undefined
 async function readLeaked(): Promise<ReadonlySet<string>> {
   const { dictionary } = await import('@zxcvbn-ts/language-common')
   // Those that nobody could choose take no room; the demo's is in the documentation.
-  const choosable = dictionary['passwords-common'].filter(({ length }) => length >= 8)
+  const choosable = dictionary['passwords-common'].filter(
+    ({ length }) => length >= LEAST_PASSWORD_LENGTH
+  )
   return new Set([...choosable, demoLogin.password])
 }
 

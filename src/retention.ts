@@ -17,7 +17,7 @@ import type { AnyResource } from '../schemas/resource.js'
 import { sessions } from '../schemas/sessions.js'
 import { tenants } from '../schemas/tenants.js'
 import { allRows } from './all-rows.js'
-import { auditEntry } from './audit-entry.js'
+import { auditEntry, bySystem } from './audit-entry.js'
 import { DAY_MS } from './durations.js'
 import { isAboutLease, LEASE_MS, type Lease, takeLease } from './lease.js'
 
@@ -194,8 +194,7 @@ function deletion(resource: AnyResource, row: Stored<AnyResource>): Change {
 
 /** One entry for all of them: an entry for each would keep more than was pruned. */
 function summary(resource: AnyResource, count: number, until: string): Change {
-  const origin = { actor: 'system', requestId: null }
-  return auditEntry(origin, new Date(), 'prune', resource, `${count} before ${until}`)
+  return auditEntry(bySystem, new Date(), 'prune', resource, `${count} before ${until}`)
 }
 
 function isChanged(error: unknown): boolean {

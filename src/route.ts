@@ -3,10 +3,10 @@ import type { FastifyInstance, FastifyReply, FastifyRequest, HTTPMethods } from 
 import { patterns } from '../schemas/patterns.js'
 import { Problem } from '../schemas/problem.js'
 import type { Named, Role } from '../schemas/resource.js'
-import type { Account } from './accounts.js'
 import type { AnswerHeaderName } from './answer-headers.js'
 import { mayBeAbsent, takeNoneAsEmpty } from './json-body.js'
 import { evenUnderPressure } from './overload.js'
+import type { Principal } from './principals.js'
 import { ApiError } from './problems.js'
 import type { IfMatch, Store } from './store.js'
 
@@ -23,7 +23,7 @@ declare module 'fastify' {
 
 /** Whoever is signed in, and what they can reach. */
 export interface Caller {
-  readonly account: Account
+  readonly principal: Principal
   /** As it came, without `Bearer`. */
   readonly token: string
   readonly store: Store
@@ -46,7 +46,7 @@ export interface Answer {
   readonly headers?: readonly AnswerHeaderName[]
 }
 
-export interface Operation {
+export interface OperationText {
   readonly id: string
   readonly tag: string
   readonly summary: string
@@ -62,7 +62,7 @@ export interface Route<
   readonly method: HTTPMethods
   readonly url: string
   readonly role: Access
-  readonly operation: Operation
+  readonly operation: OperationText
   readonly params?: Params
   readonly query?: Query
   readonly body?: Body
@@ -138,9 +138,9 @@ export function requireRole(route: { url: string; config?: { role?: unknown } })
 }
 
 /** @throws ApiError `not_found` for an API key */
-export function userIdOf({ account }: Caller): string {
-  if (account.id !== account.owner) throw new ApiError('not_found', 'An API key is not a user.')
-  return account.id
+export function userIdOf({ principal }: Caller): string {
+  if (principal.id !== principal.owner) throw new ApiError('not_found', 'An API key is not a user.')
+  return principal.id
 }
 
 /** The versions that the request's `If-Match` accepts. */

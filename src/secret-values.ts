@@ -1,6 +1,6 @@
 import { isStorageError, StorageError } from '../adapters/storage/errors.js'
 import type { Storage, Stored } from '../adapters/storage/port.js'
-import { secrets } from '../schemas/secrets.js'
+import { SOON_DAYS, secrets } from '../schemas/secrets.js'
 import { auditEntry } from './audit-entry.js'
 import { DAY_MS } from './durations.js'
 import type { Keyring } from './encryption.js'
@@ -19,8 +19,6 @@ export class SecretExpired extends Error {
  */
 export type ReadSecret = (origin: Origin, name: string) => Promise<string>
 
-/** How long before its end a secret is said to expire soon, in days: time to replace it. */
-const SOON_DAYS = 14
 /** How often a read starts again because the secret was replaced under it. */
 const MOST_TRIES = 5
 

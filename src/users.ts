@@ -16,10 +16,10 @@ import { audit } from '../schemas/audit.js'
 import type { Registration } from '../schemas/auth.js'
 import { tenants } from '../schemas/tenants.js'
 import { type User, users } from '../schemas/users.js'
-import type { Accounts } from './accounts.js'
 import { createEmailLimit } from './email-limit.js'
 import type { Attempt } from './idempotency.js'
 import { assertHardToGuess } from './passwords.js'
+import type { Principal, Principals } from './principals.js'
 import { ApiError } from './problems.js'
 import { type ChangeOptions, createStore, isVersions, newKey, type Store } from './store.js'
 
@@ -59,7 +59,7 @@ export interface Users {
   remove(store: Store, id: string, options: ChangeOptions): Promise<void>
 }
 
-export function createUsers(storage: Storage, identity: Identity, accounts: Accounts): Users {
+export function createUsers(storage: Storage, identity: Identity, principals: Principals): Users {
   const emails = createEmailLimit()
 
   function endedSessions(keptToken: string | undefined): Values<typeof users> {
@@ -187,9 +187,14 @@ export function createUsers(storage: Storage, identity: Identity, accounts: Acco
         if (!isStale || isVersions(ifMatch) || tries === MOST_TRIES) throw error
       } finally {
         // The row may have changed even where that failed.
-        accounts.forget(id)
+        principals.forget(id)
       }
   }
+}
+
+/** What a user sees of itself and of others: with the name of the tenant, which is another row. */
+export function withTenantName(user: UserRow, { principal }: { readonly principal: Principal }) {
+  return { ...user, tenant_name: principal.tenantName }
 }
 
 /** Commits the row between the two halves of the account's change. */

@@ -1,14 +1,6 @@
+import type { Tokens } from '../../schemas/auth.js'
 import type { User } from '../../schemas/users.js'
 import type { Awaitable } from '../awaitable.js'
-
-export interface Tokens {
-  /** Proves for `expires_in` seconds who the user is. */
-  readonly token: string
-  /** Good for one exchange against new tokens. */
-  readonly refresh_token: string
-  /** Seconds. */
-  readonly expires_in: number
-}
 
 /** What an access token belongs to. */
 export interface TokenSession {

@@ -54,7 +54,7 @@ export function isUnclear(error: unknown): boolean {
  * What is not the user's fault is ours or the project's, and may be over soon: Auth is down, limits
  * our calls, does not know our key, or has its password sign-in switched off.
  */
-export function unavailable(error: unknown): unknown {
+export function asUnavailable(error: unknown): unknown {
   if (!(error instanceof AuthRefusal || error instanceof NoAnswer)) return error
   const code = error instanceof AuthRefusal && error.code ? ` (${error.code})` : ''
   const message = `Supabase Auth cannot be used: ${error.message}${code}`

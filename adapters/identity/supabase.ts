@@ -10,7 +10,7 @@ import {
   type Identity,
   type SignedIn
 } from './port.js'
-import { connectAuthServer, isRefusal, isUnclear, unavailable } from './supabase-auth.js'
+import { asUnavailable, connectAuthServer, isRefusal, isUnclear } from './supabase-auth.js'
 import { claimsOf, createTokenVerifier } from './supabase-tokens.js'
 
 export interface SupabaseIdentityOptions {
@@ -72,7 +72,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
       return user?.id ?? null
     } catch (error) {
       if (isRefusal(error, ...tokenRefusals)) return null
-      throw unavailable(error)
+      throw asUnavailable(error)
     }
   }
 
@@ -82,7 +82,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
       return signedIn(session)
     } catch (error) {
       if (isRefusal(error, ...signInRefusals)) return null
-      throw unavailable(error)
+      throw asUnavailable(error)
     }
   }
 
@@ -91,7 +91,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
       await auth.ask((client) => client.admin.signOut(token, 'local'))
     } catch (error) {
       // It is over already, or the account is.
-      if (!isRefusal(error, ...tokenRefusals)) throw unavailable(error)
+      if (!isRefusal(error, ...tokenRefusals)) throw asUnavailable(error)
     }
   }
 
@@ -131,7 +131,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
           if (why instanceof AccountError) throw why
         })
       }
-      throw refusal(error)
+      throw accountProblem(error)
     }
   }
 
@@ -204,7 +204,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
       })
     } catch (error) {
       if (isUnclear(error)) await restore(user.id, to, error)
-      throw refusal(error)
+      throw accountProblem(error)
     }
   }
 
@@ -265,7 +265,7 @@ export async function openSupabaseIdentity(options: SupabaseIdentityOptions): Pr
         return signedIn(session)
       } catch (error) {
         if (isRefusal(error, ...refreshRefusals)) return null
-        throw unavailable(error)
+        throw asUnavailable(error)
       }
     },
 
@@ -352,7 +352,7 @@ function taken(): AccountError {
 }
 
 /** What an account cannot have, as the caller is told; anything else makes Auth unusable. */
-function refusal(error: unknown): unknown {
+function accountProblem(error: unknown): unknown {
   if (isRefusal(error, 'weak_password'))
     return new AccountError('password_refused', error.message, { cause: error })
   // Where two made it at once.
@@ -361,7 +361,7 @@ function refusal(error: unknown): unknown {
     return /password/i.test(error.message)
       ? new AccountError('password_refused', error.message, { cause: error })
       : new AccountError('email_refused', error.message, { cause: error })
-  return unavailable(error)
+  return asUnavailable(error)
 }
 
 /** Accounts that were written into the tables of Auth by hand may have no metadata. */

@@ -1,3 +1,5 @@
+import type { LlmCompletion, LlmTokens } from '../../schemas/llm.js'
+
 /** What a model is asked, complete: every default is filled in. */
 export interface Prompt {
   readonly model: string
@@ -8,21 +10,9 @@ export interface Prompt {
   readonly maxTokens: number | undefined
 }
 
-export interface TokenCounts {
-  readonly prompt_tokens: number
-  readonly completion_tokens: number
-  readonly total_tokens: number
-}
-
-export interface Completion {
-  readonly content: string
-  /** As the provider names it, which may be longer than it was asked for. */
-  readonly model: string
-  /** Seconds since 1970. */
-  readonly created: number
-  /** Null where the provider does not count. */
-  readonly usage: TokenCounts | null
-}
+export type TokenCounts = Readonly<LlmTokens>
+/** The model is as the provider names it, which may be longer than it was asked for. */
+export type Completion = Readonly<LlmCompletion>
 
 /** A piece of a streamed answer, or, last, what is about it. */
 export type Part =

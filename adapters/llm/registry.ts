@@ -1,14 +1,8 @@
+import type { LlmProviders } from '../../schemas/environment.js'
 import type { LlmProvider } from './port.js'
 
 /** Everything that a provider is, so that another one is configuration and not code. */
-export interface ProviderSettings {
-  readonly name: string
-  /** Where its OpenAI-compatible API starts, such as `http://127.0.0.1:11434/v1`. */
-  readonly url: string
-  readonly key: string
-  /** The model of calls that name none. */
-  readonly model: string
-}
+export type ProviderSettings = Readonly<LlmProviders[number]>
 
 export interface ProviderTimeouts {
   /** Longest wait for a whole answer, or for the first piece of a streamed one, in milliseconds. */

@@ -33,7 +33,7 @@ export interface DriverQuery {
   readonly limit: number
   /**
    * The page ends with the row with which its unbounded columns come to this many characters of text or
-   * JSON; short values need not be counted.
+   * JSON, or bytes where a storage counts these; short values need not be counted.
    */
   readonly size: number
   /** Only rows that come after this place in the asked order. */

@@ -1,5 +1,5 @@
 /** Everything that can go wrong in a storage. The HTTP layer maps each to a problem, in one place. */
-export const storageErrorCodes = {
+const storageErrorCodes = {
   /** A key or a unique field is taken. */
   conflict: 'the value is taken',
   /** The row changed since `expect` was read. */

@@ -23,7 +23,7 @@ export const PAGE_SIZE = 4 * 1024 * 1024
 /**
  * Makes a storage of a driver: everything that must not differ between storages happens here, once.
  */
-export function createStorage(driver: Driver, clock: () => Date = () => new Date()): Storage {
+export function createStorage(driver: Driver): Storage {
   let closing: Promise<void> | undefined
 
   function assertOpen(): void {
@@ -75,7 +75,7 @@ export function createStorage(driver: Driver, clock: () => Date = () => new Date
 
     commit({ tenant, changes, at }) {
       return whileOpen(() => {
-        const stamp = timestampOf(at ?? clock())
+        const stamp = timestampOf(at ?? new Date())
         const complete = changes.map((change) => completeChange(tenant, stamp, change))
         return driver.apply(tenant, complete)
       })
@@ -147,7 +147,7 @@ function completeChange(tenant: TenantId, stamp: string, change: Change): Driver
       for (const column of resource.columns) {
         const { name } = column
         if (name === resource.scope) row[name] = tenant
-        else if (name === 'created_at' || name === 'updated_at') row[name] = normalTime(stamp)
+        else if (name === 'created_at' || name === 'updated_at') row[name] = stamp
         else if (name !== 'version') row[name] = normalValue(column, given[name])
       }
       return { op: 'insert', resource, key: row[resource.key] as string, row }

@@ -1,5 +1,6 @@
 import { mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
+import { escapeRegExp } from '../escape-regexp.js'
 
 export interface CallLogOptions {
   readonly path: string
@@ -130,8 +131,4 @@ async function removeOldest(path: string, kept: number): Promise<void> {
   const names = (await readdir(folder)).filter((name) => ended.test(name)).sort()
   for (const name of names.slice(0, Math.max(0, names.length - kept)))
     await rm(join(folder, name), { force: true })
-}
-
-function escapeRegExp(text: string): string {
-  return text.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&')
 }

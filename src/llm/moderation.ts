@@ -1,3 +1,4 @@
+import { escapeRegExp } from '../escape-regexp.js'
 import { ApiError } from '../problems.js'
 
 export interface ModerationRules {
@@ -130,7 +131,7 @@ function anyOf(terms: readonly string[], afterSpaced: string, afterUnspaced: str
     // A term such as `c++` has no word at its end, so anything may follow.
     const after = isSpaced.test(last) ? afterSpaced : isUnspaced.test(last) ? afterUnspaced : ''
     const group = groups.get(before + after) ?? { before, texts: [], after }
-    group.texts.push(term.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&'))
+    group.texts.push(escapeRegExp(term))
     groups.set(before + after, group)
   }
   const alternatives = [...groups.values()].map(

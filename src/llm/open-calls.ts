@@ -1,6 +1,7 @@
 import type { LlmProvider } from '../../adapters/llm/port.js'
 import type { Storage } from '../../adapters/storage/port.js'
 import type { Environment } from '../../schemas/environment.js'
+import { HOUR_MS } from '../durations.js'
 import { createCompletionCache } from './cache.js'
 import { openCallLog } from './call-log.js'
 import { type Calls, createCalls } from './calls.js'
@@ -27,7 +28,7 @@ export function openCalls({ env, providers, storage, warn }: OpenCallsOptions): 
   const log = openCallLog({
     path: env.LLM_LOG_PATH,
     maxBytes: env.LLM_LOG_MAX_BYTES,
-    maxAgeMs: env.LLM_LOG_MAX_AGE_HOURS * 60 * 60 * 1000,
+    maxAgeMs: env.LLM_LOG_MAX_AGE_HOURS * HOUR_MS,
     maxFiles: env.LLM_LOG_MAX_FILES,
     warn
   })

@@ -8,7 +8,8 @@ import type { ApiKeyRow, ApiKeys } from '../api-keys.js'
 import { refuseValue } from '../problems.js'
 import { type Caller, etag, ifMatchOf, route } from '../route.js'
 import { newKey } from '../store.js'
-import { createdAnswer, createRow, idParams, resourceRoutes } from './resources.js'
+import { createdAnswer, createRow } from './created-rows.js'
+import { idParams, resourceRoutes } from './resources.js'
 
 const shown = Type.Ref(ShownApiKey.$id)
 const tag = apiKeys.path
@@ -50,7 +51,7 @@ export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
         make() {
           // Not before: a repeat is answered as the first time, whatever the time is by then.
           assertFuture(expires_at)
-          const owner_id = caller.account.owner
+          const owner_id = caller.principal.owner
           return { id: newKey(apiKeys), name, role, expires_at, owner_id, ...keptOf(key) }
         }
       })
@@ -76,7 +77,7 @@ export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
     answers: { 200: { description: 'The new key.', schema: shown, headers: ['ETag'] } },
     problems: [409, 412],
     async handler(request, reply, caller) {
-      const { account, store } = caller
+      const { principal, store } = caller
       const { id } = request.params
       const { grace_seconds, ...changes } = request.body
       // Never absent: checking the body filled in its default.
@@ -95,7 +96,7 @@ export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
             const grace = (await hasItsRole(old, caller)) ? graceMs : 0
             return {
               ...keptOf(key),
-              owner_id: account.owner,
+              owner_id: principal.owner,
               previous_hash: old.hash,
               previous_expires_at: earliest(Date.now() + grace, old.expires_at, expires_at),
               ...changes
@@ -116,9 +117,9 @@ export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
 /** Whether a key has what its row says. One that lost it does not get it back by having a new owner. */
 async function hasItsRole(
   { owner_id, role }: ApiKeyRow,
-  { account, store }: Caller
+  { principal, store }: Caller
 ): Promise<boolean> {
-  if (owner_id === account.owner) return true
+  if (owner_id === principal.owner) return true
   const owner = await store.get(users, owner_id)
   return owner !== null && includesRole(owner.role, role)
 }

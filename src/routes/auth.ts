@@ -6,16 +6,16 @@ import { isStorageError } from '../../adapters/storage/errors.js'
 import { ACROSS_TENANTS, type Storage } from '../../adapters/storage/port.js'
 import { Credentials, RefreshRequest, Registration, SignedIn, Tokens } from '../../schemas/auth.js'
 import { users } from '../../schemas/users.js'
-import { type Accounts, isEnded } from '../accounts.js'
 import type { LoginDefence } from '../login-defence.js'
+import { isEnded, type Principals } from '../principals.js'
 import { ApiError } from '../problems.js'
 import { route, userIdOf } from '../route.js'
-import type { Users } from '../users.js'
+import { type Users, withTenantName } from '../users.js'
 
 export interface AuthDependencies {
   readonly storage: Storage
   readonly identity: Identity
-  readonly accounts: Accounts
+  readonly principals: Principals
   readonly users: Users
   readonly registration: 'open' | 'closed'
   readonly defence: LoginDefence
@@ -28,22 +28,22 @@ const MOST_TRIES = 3
 const signedIn = Type.Ref(SignedIn.$id)
 
 export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies): void {
-  const { storage, identity, accounts, defence } = dependencies
+  const { storage, identity, principals, defence } = dependencies
 
   /** What sign-in answers, or null where the account has no row any more. */
   async function describe({ userId, tokens }: SignedInAccount) {
-    accounts.forget(userId)
-    const account = await accounts.get(userId)
+    principals.forget(userId)
+    const principal = await principals.get(userId)
     const user = await storage.get({ resource: users, tenant: ACROSS_TENANTS }, userId)
-    return account && user && { user: { ...user, tenant_name: account.tenantName }, ...tokens }
+    return principal && user && { user: withTenantName(user, { principal }), ...tokens }
   }
 
   /** By the row as it is now: an exchange is rare, and gives what holds for a while. */
   async function goesOn({ userId, tokens }: SignedInAccount): Promise<boolean> {
-    accounts.forget(userId)
+    principals.forget(userId)
     try {
-      const account = await accounts.get(userId)
-      return account !== null && !isEnded(account, identity.sessionOf(tokens.token))
+      const principal = await principals.get(userId)
+      return principal !== null && !isEnded(principal, identity.sessionOf(tokens.token))
     } catch (error) {
       // The old token is used up by now, and it is asked again whenever the new one is used.
       if (isStorageError(error, 'unavailable')) return true
@@ -59,8 +59,8 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
     const session = await identity.signIn(email.toLowerCase(), password)
     const answer = session && (await describe(session))
     if (!answer) throw new ApiError('invalid_credentials')
-    const account = await accounts.get(session.userId)
-    const isOver = account && isEnded(account, identity.sessionOf(session.tokens.token))
+    const principal = await principals.get(session.userId)
+    const isOver = principal && isEnded(principal, identity.sessionOf(session.tokens.token))
     if (!isOver || tries === 1) return answer
     // A token that tells whole seconds, in the one in which the password was changed.
     await sleep(SECOND_MS)
@@ -149,9 +149,9 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
         'session, and goes on.'
     },
     answers: { 204: { description: 'Ended.' } },
-    async handler(_request, reply, { account, token }) {
+    async handler(_request, reply, { principal, token }) {
       // An API key has no session, and is for nobody else to see.
-      if (account.id === account.owner) await identity.signOut(token)
+      if (principal.id === principal.owner) await identity.signOut(token)
       return reply.code(204).send()
     }
   })
@@ -167,7 +167,7 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
     problems: [404],
     async handler(_request, _reply, caller) {
       const user = await caller.store.need(users, userIdOf(caller))
-      return { ...user, tenant_name: caller.account.tenantName }
+      return withTenantName(user, caller)
     }
   })
 }

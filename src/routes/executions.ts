@@ -11,16 +11,9 @@ import { flows } from '../../schemas/flows.js'
 import { ApiError } from '../problems.js'
 import { etag, ifMatchOf, route } from '../route.js'
 import { newKey } from '../store.js'
-import {
-  createdAnswer,
-  createRow,
-  idParams,
-  listAnswers,
-  listQuery,
-  resourceRoutes,
-  sendPage,
-  toQuery
-} from './resources.js'
+import { createdAnswer, createRow } from './created-rows.js'
+import { listAnswers, listQuery, sendPage, toQuery } from './lists.js'
+import { idParams, resourceRoutes } from './resources.js'
 
 const shown = Type.Ref(executions.view.$id)
 const tag = executions.name

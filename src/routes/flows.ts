@@ -4,7 +4,8 @@ import { FlowFromTemplate, flows } from '../../schemas/flows.js'
 import { templates } from '../../schemas/templates.js'
 import { etag, ifMatchOf, route } from '../route.js'
 import { newKey } from '../store.js'
-import { createdAnswer, createRow, idParams, resourceRoutes } from './resources.js'
+import { createdAnswer, createRow } from './created-rows.js'
+import { idParams, resourceRoutes } from './resources.js'
 
 const shown = Type.Ref(flows.view.$id)
 

@@ -11,7 +11,8 @@ import {
   LlmStreamQuery,
   LlmStreamRequest,
   LlmUsageQuery,
-  LlmUsageTotal
+  LlmUsageTotal,
+  MOST_USAGE_DAYS
 } from '../../schemas/llm.js'
 import { DAY_MS } from '../durations.js'
 import { toApiError } from '../errors.js'
@@ -22,7 +23,7 @@ import { createUnderWay } from '../llm/under-way.js'
 import { dayOf, reportUsage } from '../llm/usage.js'
 import { type ApiError, refuseValue, tooMany } from '../problems.js'
 import { type Caller, route } from '../route.js'
-import { linkNext } from './resources.js'
+import { linkNext } from './lists.js'
 
 export interface LlmDependencies {
   readonly env: Environment
@@ -31,8 +32,6 @@ export interface LlmDependencies {
 }
 
 const tag = 'llm'
-/** Longest period of one report, in days. */
-const MOST_DAYS = 366
 /** Storages hold the years 1 to 9999, and a report ends where the day after its last begins. */
 const FIRST_DAY = '0001-01-01'
 const LAST_DAY = '9999-12-30'
@@ -161,7 +160,7 @@ export function llmRoutes(app: FastifyInstance, dependencies: LlmDependencies): 
         'long prompt goes by POST.'
     },
     query: LlmStreamQuery,
-    problems: [413, 422, 503],
+    problems: [413, 422],
     handler: (request, reply, caller) => stream(request, request.query, reply, caller)
   })
 
@@ -209,11 +208,11 @@ function toErrorEvent(problem: ApiError, requestId: string): LlmStreamProblem {
 
 function originOf(
   request: Pick<FastifyRequest, 'id' | 'routeOptions'>,
-  { account }: Caller
+  { principal }: Caller
 ): CallOrigin {
   return {
-    tenant: account.tenant,
-    user: account.id,
+    tenant: principal.tenant,
+    user: principal.id,
     requestId: request.id,
     route: request.routeOptions.url as string
   }
@@ -227,7 +226,7 @@ function limitCalls(app: FastifyInstance, max: number) {
     app.createRateLimit({
       ...limit,
       ...inSpace('llm-user'),
-      keyGenerator: ({ caller }) => caller?.account.id as string
+      keyGenerator: ({ caller }) => caller?.principal.id as string
     })
   ]
 
@@ -264,7 +263,7 @@ function monthBefore(day: string): string {
 function assertPeriod(since: string, until: string): void {
   const days = (Date.parse(until) - Date.parse(since)) / DAY_MS
   if (days < 0) refuse('until', 'is before since')
-  if (days > MOST_DAYS) refuse('since', `is more than ${MOST_DAYS} days before until`)
+  if (days > MOST_USAGE_DAYS) refuse('since', `is more than ${MOST_USAGE_DAYS} days before until`)
 }
 
 /** @throws ApiError `validation_failed` */

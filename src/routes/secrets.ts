@@ -8,9 +8,9 @@ import { resourceRoutes } from './resources.js'
 /** The value goes in and never comes out: answers show what is about it. */
 export function secretRoutes(app: FastifyInstance, keyring: Keyring): void {
   resourceRoutes(app, secrets, {
-    columns({ value, expires_at }, name, { account }): Values<typeof secrets> {
+    columns({ value, expires_at }, name, { principal }): Values<typeof secrets> {
       return {
-        ...keyring.seal(value as string, secretContext({ tenant_id: account.tenant, name })),
+        ...keyring.seal(value as string, secretContext({ tenant_id: principal.tenant, name })),
         expires_at: (expires_at as string | undefined) ?? null
       }
     },

@@ -5,7 +5,7 @@ import { UserSelfUpdate, users } from '../../schemas/users.js'
 import type { LoginDefence } from '../login-defence.js'
 import { ApiError } from '../problems.js'
 import { type Caller, etag, ifMatchOf, route, userIdOf } from '../route.js'
-import type { UserRow, Users } from '../users.js'
+import { type Users, withTenantName } from '../users.js'
 import { resourceRoutes } from './resources.js'
 
 export interface UserDependencies {
@@ -21,8 +21,8 @@ export function userRoutes(app: FastifyInstance, dependencies: UserDependencies)
   const { identity, defence } = dependencies
 
   /** The caller's row, whose password it is. */
-  async function confirm({ store, account }: Caller, password: string, address: string) {
-    const user = await store.need(users, account.id)
+  async function confirm({ store, principal }: Caller, password: string, address: string) {
+    const user = await store.need(users, principal.id)
     await defence.guard(user.email, address, async () => {
       if (!(await identity.checkPassword(user, password))) throw new ApiError('wrong_password')
     })
@@ -77,8 +77,8 @@ export function userRoutes(app: FastifyInstance, dependencies: UserDependencies)
     newKey: (attempt, { store }) => dependencies.users.newId(store, attempt),
     create: (row, { password }, { store }, along) =>
       dependencies.users.create(store, row, password as string, along),
-    update(id, body, { store, account }, options) {
-      if (id === account.owner && (body.password ?? body.email) !== undefined)
+    update(id, body, { store, principal }, options) {
+      if (id === principal.owner && (body.password ?? body.email) !== undefined)
         throw new ApiError(
           'forbidden',
           'Change your own password and email with PATCH /api/users/me and your current password.'
@@ -89,8 +89,4 @@ export function userRoutes(app: FastifyInstance, dependencies: UserDependencies)
     // A password may be refused, many taken emails make one wait, and the last admin stays.
     problems: { create: [429], update: [422, 429], delete: [409] }
   })
-}
-
-function withTenantName(user: UserRow, { account }: Caller) {
-  return { ...user, tenant_name: account.tenantName }
 }

@@ -6,9 +6,9 @@ import { openLocalIdentity } from '../../adapters/identity/local.js'
 import { StorageError } from '../../adapters/storage/errors.js'
 import { ACROSS_TENANTS, type Storage, type TenantId } from '../../adapters/storage/port.js'
 import { apiKeys } from '../../schemas/api-keys.js'
-import { createAccounts } from '../../src/accounts.js'
 import { isApiKeyText, newApiKeyText } from '../../src/api-key-text.js'
 import { createApiKeys } from '../../src/api-keys.js'
+import { createPrincipals } from '../../src/principals.js'
 import { cheapHasher, type Send, testApi } from '../support/api.js'
 import { passTime } from '../support/pass-time.js'
 import { memory, testStorages } from '../support/storages.js'
@@ -381,7 +381,7 @@ t.test('by the clock', async (t) => {
   const createKeys = () =>
     createApiKeys(
       counted,
-      createAccounts(storage),
+      createPrincipals(storage),
       () => time - putBack,
       () => time
     )

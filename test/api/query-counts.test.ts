@@ -1,7 +1,7 @@
 import type { HTTPMethods } from 'fastify'
 import t from 'tap'
 import type { Storage } from '../../adapters/storage/port.js'
-import type { AnyResource, Operation } from '../../schemas/resource.js'
+import type { AnyResource, PlainOperation } from '../../schemas/resource.js'
 import { plainResources } from '../../src/routes/every-resource.js'
 import { testApi } from '../support/api.js'
 import {
@@ -141,7 +141,7 @@ function requests({ samples, execution, apiKey, viewer, admin, other }: World): 
 function plainRequests(resource: AnyResource, samples: World['samples']): Counted[] {
   const all = `/${resource.path}`
   const one = `${all}/${samples[resource.name]}`
-  const requests: Record<Operation, () => Counted> = {
+  const requests: Record<PlainOperation, () => Counted> = {
     list: () => ({ method: 'GET', url: all, calls: 'list' }),
     get: () => ({ method: 'GET', url: one, calls: 'get' }),
     create: () => ({

@@ -5,7 +5,7 @@ import {
   type Access,
   type AnyResource,
   includesRole,
-  type Operation,
+  type PlainOperation,
   type Role,
   roles
 } from '../../schemas/resource.js'
@@ -164,7 +164,7 @@ function rowsOf(resource: AnyResource): [string, Row][] {
   const all = `/api/${path}`
   const one = `${all}/:${key}`
   const params = { [key]: `{${name}}` }
-  const rows: Record<Operation, () => [string, Row]> = {
+  const rows: Record<PlainOperation, () => [string, Row]> = {
     list: () => [`GET ${all}`, { expected: allowed(read, 200) }],
     get: () => [`GET ${one}`, { params, expected: allowed(read, 200, 404) }],
     create() {
@@ -218,7 +218,7 @@ for (const on of testStorages)
   })
 
 t.test('who reads and writes plain resources is as was decided', async (t) => {
-  const operations: Operation[] = ['list', 'get', 'create', 'replace', 'update', 'delete']
+  const operations: PlainOperation[] = ['list', 'get', 'create', 'replace', 'update', 'delete']
   for (const [name, decided] of Object.entries({
     templates: { read: 'viewer', write: 'editor', operations },
     connections: { read: 'viewer', write: 'editor', operations },

@@ -1,6 +1,6 @@
 import type { TSchema } from '@sinclair/typebox'
 import { patterns } from '../../schemas/patterns.js'
-import type { AnyResource, Operation } from '../../schemas/resource.js'
+import type { AnyResource, PlainOperation } from '../../schemas/resource.js'
 import { plainResources } from '../../src/routes/every-resource.js'
 import { pluralOf } from '../../src/words.js'
 import type { Send } from './api.js'
@@ -80,6 +80,6 @@ function textsOf({ create }: AnyResource, text: string): Body {
 }
 
 /** As the document names it. */
-export function operationIdOf({ view }: AnyResource, operation: Operation): string {
+export function operationIdOf({ view }: AnyResource, operation: PlainOperation): string {
   return operation + (operation === 'list' ? pluralOf(view.$id) : view.$id)
 }

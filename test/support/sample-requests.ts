@@ -1,6 +1,6 @@
 import type { StorageErrorCode } from '../../adapters/storage/errors.js'
 import { ACROSS_TENANTS, type Storage, type TenantId } from '../../adapters/storage/port.js'
-import type { AnyResource, Operation } from '../../schemas/resource.js'
+import type { AnyResource, PlainOperation } from '../../schemas/resource.js'
 import { users } from '../../schemas/users.js'
 import { plainResources } from '../../src/routes/every-resource.js'
 import { canCollide, isReferredTo } from '../../src/routes/resources.js'
@@ -334,7 +334,7 @@ function plainSamples(resource: AnyResource): [string, Sample][] {
   const one = (world: World) => `${all}/${world.samples[name]}`
   const broken = (code: StorageErrorCode) =>
     brokenCommit(code, { resource: name, key, fields: [key] })
-  const ofEach: Record<Operation, Sample> = {
+  const ofEach: Record<PlainOperation, Sample> = {
     list: () => pages(all),
     get: (world) => ({ 200: { url: one(world) }, 404: { url: absent } }),
     create({ samples }) {

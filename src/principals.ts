@@ -6,7 +6,7 @@ import { users } from '../schemas/users.js'
 import { createRecentReads, type RecentReads } from './recent-reads.js'
 
 /** Who makes a request, as far as the users table knows. */
-export interface Account {
+export interface Principal {
   readonly id: string
   /** The user whose power it is: the same, but for an API key. */
   readonly owner: string
@@ -18,25 +18,25 @@ export interface Account {
 }
 
 /** By the ids of users; null where one is gone. */
-export type Accounts = RecentReads<Account>
+export type Principals = RecentReads<Principal>
 
-/** Whether a session of the account was ended, as changing the password ends them. */
-export function isEnded({ sessions }: Account, session: TokenSession | null): boolean {
+/** Whether a session of the principal was ended, as changing the password ends them. */
+export function isEnded({ sessions }: Principal, session: TokenSession | null): boolean {
   if (!sessions) return false
   return !session || (session.since <= sessions.from && session.id !== sessions.kept)
 }
 
 /** @param now milliseconds of a clock that nobody puts back, which is `performance.now` by default. */
-export function createAccounts(storage: Storage, now?: () => number): Accounts {
-  async function read(userId: string): Promise<Account | null> {
+export function createPrincipals(storage: Storage, now?: () => number): Principals {
+  async function read(userId: string): Promise<Principal | null> {
     const user = await storage.get({ resource: users, tenant: ACROSS_TENANTS }, userId)
     if (!user) return null
     const tenant = user.tenant_id as TenantId
     const row = await storage.get({ resource: tenants, tenant }, tenant)
     if (!row) return null
     const { id, role, sessions_from: from, session_kept: kept } = user
-    const account = { id, owner: id, role, tenant, tenantName: row.name }
-    return from === null ? account : { ...account, sessions: { from: Date.parse(from), kept } }
+    const principal = { id, owner: id, role, tenant, tenantName: row.name }
+    return from === null ? principal : { ...principal, sessions: { from: Date.parse(from), kept } }
   }
 
   return createRecentReads(read, now)

@@ -3,12 +3,12 @@ import { StorageError } from '../../adapters/storage/errors.js'
 import type { Storage, TenantId } from '../../adapters/storage/port.js'
 import { uuid } from '../../adapters/uuid.js'
 import { users } from '../../schemas/users.js'
-import { createAccounts } from '../../src/accounts.js'
+import { createPrincipals } from '../../src/principals.js'
 import { memory } from '../support/storages.js'
 import { createTenant } from '../support/stored-samples.js'
 
-/** A user, and accounts that read from a storage whose answers can be held back. */
-async function userWithAccounts(t: Test) {
+/** A user, and principals that read from a storage whose answers can be held back. */
+async function userWithPrincipals(t: Test) {
   const storage = await memory.open(t)
   const tenant = await createTenant(storage)
   const key = uuid()
@@ -30,7 +30,7 @@ async function userWithAccounts(t: Test) {
   let time = 1000
   return {
     key,
-    accounts: createAccounts(slow, () => time),
+    principals: createPrincipals(slow, () => time),
     reads: () => reads,
     pass: (seconds: number) => {
       time += seconds * 1000
@@ -58,54 +58,54 @@ function demote(storage: Storage, tenant: TenantId, key: string) {
   return storage.commit({ tenant, changes: [{ op: 'update', resource: users, key, set }] })
 }
 
-t.test('an account is given at once when it is known, for a minute', async (t) => {
-  const { key, accounts, reads, pass } = await userWithAccounts(t)
-  t.match(await accounts.get(key), { role: 'admin' })
+t.test('a principal is given at once when it is known, for a minute', async (t) => {
+  const { key, principals, reads, pass } = await userWithPrincipals(t)
+  t.match(await principals.get(key), { role: 'admin' })
   const known = reads()
   pass(59)
-  t.match(accounts.get(key), { role: 'admin' }, 'and no promise of one')
+  t.match(principals.get(key), { role: 'admin' }, 'and no promise of one')
   t.equal(reads(), known)
   pass(2)
-  await accounts.get(key)
+  await principals.get(key)
   t.ok(reads() > known, 'read again')
 })
 
 t.test('the minute begins with the read, however long that takes', async (t) => {
-  const { key, accounts, reads, pass, holdBack } = await userWithAccounts(t)
+  const { key, principals, reads, pass, holdBack } = await userWithPrincipals(t)
   const release = holdBack()
-  const reading = accounts.get(key)
+  const reading = principals.get(key)
   pass(50)
   release()
   await reading
   const known = reads()
   pass(11)
-  await accounts.get(key)
+  await principals.get(key)
   t.ok(reads() > known)
 })
 
 t.test('what was read before a change is not remembered after it', async (t) => {
-  const { key, accounts, demote, holdBack } = await userWithAccounts(t)
+  const { key, principals, demote, holdBack } = await userWithPrincipals(t)
   const release = holdBack()
-  const before = accounts.get(key)
+  const before = principals.get(key)
   await demote()
-  accounts.forget(key)
+  principals.forget(key)
   release()
   t.match(await before, { role: 'admin' })
-  t.match(await accounts.get(key), { role: 'viewer' })
+  t.match(await principals.get(key), { role: 'viewer' })
 })
 
 t.test('of somebody unknown nothing is remembered', async (t) => {
-  const { accounts, reads } = await userWithAccounts(t)
-  t.equal(await accounts.get(uuid()), null)
+  const { principals, reads } = await userWithPrincipals(t)
+  t.equal(await principals.get(uuid()), null)
   const stranger = uuid()
-  t.equal(await accounts.get(stranger), null)
+  t.equal(await principals.get(stranger), null)
   const known = reads()
-  t.equal(await accounts.get(stranger), null)
+  t.equal(await principals.get(stranger), null)
   t.ok(reads() > known)
 })
 
 t.test('a read that failed is not remembered, either', async (t) => {
-  const { key, accounts, away } = await userWithAccounts(t)
-  await away(() => t.rejects(accounts.get(key) as Promise<unknown>, { code: 'unavailable' }))
-  t.match(await accounts.get(key), { role: 'admin' })
+  const { key, principals, away } = await userWithPrincipals(t)
+  await away(() => t.rejects(principals.get(key) as Promise<unknown>, { code: 'unavailable' }))
+  t.match(await principals.get(key), { role: 'admin' })
 })
