@@ -2,7 +2,12 @@ import { randomUUID } from 'node:crypto'
 import { maxHeaderSize } from 'node:http'
 import cors from '@fastify/cors'
 import rateLimit, { normalizeIP, type RateLimitOptions } from '@fastify/rate-limit'
-import fastify, { type FastifyInstance, type FastifyServerOptions, LogController } from 'fastify'
+import fastify, {
+  type FastifyInstance,
+  type FastifyRequest,
+  type FastifyServerOptions,
+  LogController
+} from 'fastify'
 import type { Redis } from 'ioredis'
 import type { Identity } from '../adapters/identity/port.js'
 import type { LlmProvider } from '../adapters/llm/port.js'
@@ -32,7 +37,7 @@ import { llmRoutes } from './routes/llm.js'
 import { statusRoutes } from './routes/status.js'
 import { setSecurityHeaders } from './security-headers.js'
 import { buildSerializer } from './serializer.js'
-import { arrivalTimes, mostSilenceMs, stopInOrder } from './sockets.js'
+import { arrivalTimes, mostSilenceMs, stopInOrder, takeTurns } from './sockets.js'
 import { mostHookMs } from './stopping.js'
 import { createUsers } from './users.js'
 import { buildValidator } from './validator.js'
@@ -96,15 +101,10 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   app.server.on('checkExpectation', (request, response) =>
     app.server.emit('request', request, response)
   )
+  takeTurns(app)
   readJsonBodies(app)
   app.setErrorHandler(sendError)
-  app.setNotFoundHandler((request, reply) =>
-    sendProblem(
-      new ApiError('route_not_found', `${request.method} has nothing at this path. See /api/docs.`),
-      request,
-      reply
-    )
-  )
+  app.setNotFoundHandler((request, reply) => sendProblem(noRoute(request), request, reply))
   app.decorateRequest('caller', null)
 
   setSecurityHeaders(app, {
@@ -155,10 +155,12 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     // Whoever asks again does so on a new connection, and so elsewhere as soon as that is known.
     if (stopping?.aborted) reply.header('connection', 'close')
     assertDecodable(request.originalUrl)
+    // Before a body is read that nobody asked for.
+    if (request.is404) throw noRoute(request)
     const { httpVersion, headers } = request.raw
     if (headers.host === undefined && httpVersion === '1.1')
-      done(new ApiError('bad_request', 'The request has no Host header.'))
-    else done()
+      throw new ApiError('bad_request', 'The request has no Host header.')
+    done()
   })
   app.addHook('onRequest', authenticate({ storage, identity, principals, apiKeys }))
   app.addHook('preValidation', ({ body, query, params }, _reply, done) => {
@@ -198,6 +200,10 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   )
   await stopInOrder(app)
   return app
+}
+
+function noRoute({ method }: FastifyRequest): ApiError {
+  return new ApiError('route_not_found', `${method} has nothing at this path. See /api/docs.`)
 }
 
 /**

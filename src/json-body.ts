@@ -25,8 +25,7 @@ export function readJsonBodies(app: FastifyInstance): void {
   )
   app.addContentTypeParser('*', (request: FastifyRequest, _body, done) => {
     // Some clients name the type of a form where they send nothing, such as axios and `curl -d ''`.
-    // Where there is no route, the answer is that, whatever the body.
-    if (request.is404 || (isNothing(request) && mayLackBody(request))) done(null)
+    if (isNothing(request) && mayLackBody(request)) done(null)
     else done(new errorCodes.FST_ERR_CTP_INVALID_MEDIA_TYPE())
   })
 }
@@ -104,9 +103,8 @@ function mayLackBody(request: FastifyRequest): boolean {
   return !expectsBody(request) || request.routeOptions.config.mayLackBody === true
 }
 
-/** Where there is no route, the answer is that, whatever the body. */
-function expectsBody({ is404, routeOptions }: FastifyRequest): boolean {
-  return is404 || routeOptions.schema?.body !== undefined
+function expectsBody({ routeOptions }: FastifyRequest): boolean {
+  return routeOptions.schema?.body !== undefined
 }
 
 function isEmptyObject(value: unknown): boolean {

@@ -1,5 +1,5 @@
 import type { FastifyReply } from 'fastify'
-import { isGone, onceGone } from '../sockets.js'
+import { isGone } from '../sockets.js'
 
 export interface EventStreamOptions {
   /** Silence after which a comment says that the stream is alive, in milliseconds. */
@@ -44,16 +44,12 @@ export function openEventStream(reply: FastifyReply, options: EventStreamOptions
       const settle = () => {
         clearTimeout(stalled)
         raw.off('drain', settle)
-        stopListening()
+        raw.off('close', settle)
         if (isGone(raw)) reject(new Error('The reader is gone'))
         else resolve()
       }
-      const stalled = setTimeout(() => {
-        raw.destroy()
-        // Behind another answer, that closes nothing before its turn.
-        settle()
-      }, stallMs)
-      const stopListening = onceGone(raw, settle)
+      const stalled = setTimeout(() => raw.destroy(), stallMs)
+      raw.once('close', settle)
       raw.once('drain', settle)
     })
   }

@@ -1,5 +1,5 @@
 import type { ServerResponse } from 'node:http'
-import { isGone, onceGone } from '../sockets.js'
+import { isGone } from '../sockets.js'
 import { type Cancellation, STOPPING } from './calls.js'
 
 /** A request that is being answered. Its signal aborts when the client goes, or the server stops. */
@@ -34,7 +34,7 @@ export function createUnderWay(): UnderWay {
       tasks.add(abort)
       // Whoever went while the request was let in is not heard going.
       if (isGone(response)) leave()
-      const stopListening = onceGone(response, leave)
+      response.once('close', leave)
       if (stopped) abort(STOPPING)
       return {
         get signal() {
@@ -44,7 +44,7 @@ export function createUnderWay(): UnderWay {
         },
         gone: () => aborted === GONE || isGone(response),
         end() {
-          stopListening()
+          response.off('close', leave)
           tasks.delete(abort)
           if (tasks.size === 0) lastEnded?.()
         }

@@ -459,7 +459,7 @@ const methods: Bad[] = [
       ['route_not_found', method, '/flows/f']
     ]
   ),
-  ['bad_request', 'QUERY' as Method, '/flows'],
+  ['route_not_found', 'QUERY' as Method, '/flows'],
   ['route_not_found', 'PUT', '/flows', { name }],
   ['route_not_found', 'PATCH', '/flows', { name }],
   ['route_not_found', 'DELETE', '/flows'],
@@ -921,3 +921,13 @@ function ascii(text: string): string {
 function cut(text: string): string {
   return text.length > 80 ? `${text.slice(0, 60)}… (${text.length})` : text
 }
+
+t.test('the body of what is no route is not waited for', async (t) => {
+  const { app } = await testApi(t)
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const { port } = app.server.address() as AddressInfo
+  const head =
+    'POST /api/nowhere HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\nConnection: close\r\n\r\n'
+  const [answer] = await exchangeRaw(port, `${head}{"a":`, { halfClose: false })
+  t.match(answer?.json(), { status: 404, code: 'route_not_found' })
+})
