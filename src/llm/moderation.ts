@@ -76,8 +76,11 @@ interface Terms {
 
 /** Letters of scripts that put no spaces between words: each is a word, as UAX #29 has it. */
 const UNSPACED = '[\\p{sc=Han}\\p{sc=Hira}\\p{sc=Thai}\\p{sc=Laoo}\\p{sc=Khmr}\\p{sc=Mymr}]'
-/** Of all others, what belongs to a word, so that a term next to it is not a whole word. */
-const SPACED = `[[\\p{L}\\p{N}_]--${UNSPACED}]`
+/**
+ * Of all others, what belongs to a word, so that a term next to it is not a whole word. Not the underscore,
+ * which is emphasis where models write Markdown.
+ */
+const SPACED = `[[\\p{L}\\p{N}]--${UNSPACED}]`
 const isSpaced = new RegExp(`^${SPACED}`, 'v')
 const isUnspaced = new RegExp(`^${UNSPACED}`, 'v')
 const endsInWord = new RegExp(`${SPACED}\\p{M}*$`, 'v')
@@ -147,7 +150,7 @@ function anyOf(terms: readonly string[], afterSpaced: string, afterUnspaced: str
  */
 function fold(text: string): string {
   // What does not show goes first: some of it are marks, and would leave no room for those that do.
-  const decomposed = decompose(text.replace(/\p{Default_Ignorable_Code_Point}/gu, ''))
+  const decomposed = decompose(text.replace(hidden, ''))
   // The iota below a letter is a mark, and as a capital a letter, before which no mark goes any more. It does
   // not count, for it would fold by what comes later.
   const shown = decomposed.replaceAll('\u0345', '')
@@ -155,6 +158,10 @@ function fold(text: string): string {
   const caseless = shown.toLowerCase().toUpperCase().toLowerCase()
   return decompose(caseless).replaceAll('ς', 'σ').replace(/\s+/gu, ' ')
 }
+
+/** What does not show: control characters, too, but for those that are white space. */
+const HIDDEN = '\\p{Default_Ignorable_Code_Point}\\0-\\x08\\x0e-\\x1f\\x7f-\\x84\\x86-\\x9f'
+const hidden = new RegExp(`[${HIDDEN}]`, 'gu')
 
 /** Of a text that is not folded: the two letters become marks when they are decomposed. */
 const MARK = '\\p{M}\\uff9e\\uff9f'
@@ -173,7 +180,7 @@ function decompose(text: string): string {
  */
 const MANY = 1000
 
-const JOINED = `${MARK}\\p{Default_Ignorable_Code_Point}`
+const JOINED = `${MARK}${HIDDEN}`
 /** A character together with the marks that follow it: what folds as one. */
 const characters = new RegExp(`[^${JOINED}]?[${JOINED}]*`, 'gu')
 
