@@ -17,6 +17,7 @@ import { answerHeaders } from './answer-headers.js'
 import { createApiKeys } from './api-keys.js'
 import { authenticate } from './authenticate.js'
 import { assertClean, assertDecodable, isDecodable } from './clean-values.js'
+import { clientAddress } from './client-address.js'
 import { originsOf } from './configuration.js'
 import { documentation } from './documentation.js'
 import { HOUR_MS } from './durations.js'
@@ -136,7 +137,8 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     global: false,
     enableDraftSpec: true,
     store: countingStore(shared),
-    keyGenerator: addressOf,
+    // Of an IPv6 address, the part that one customer has.
+    keyGenerator: (request) => normalizeIP(clientAddress(request)),
     errorResponseBuilder: (_request, { after }) =>
       new ApiError('rate_limited', `Too many tries from this IP address. Try again in ${after}.`)
   })
@@ -204,13 +206,4 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
 
 function noRoute({ method }: FastifyRequest): ApiError {
   return new ApiError('route_not_found', `${method} has nothing at this path. See /api/docs.`)
-}
-
-/**
- * Whom a rate limit counts: an address, or the part of an IPv6 address that one customer has.
- * @throws ApiError where the client has reset the connection: it has no address any more.
- */
-function addressOf({ ip }: { readonly ip: string | undefined }): string {
-  if (ip === undefined) throw new ApiError('bad_request', 'The client has gone.')
-  return normalizeIP(ip)
 }

@@ -6,6 +6,7 @@ import { isStorageError } from '../../adapters/storage/errors.js'
 import { ACROSS_TENANTS, type Storage } from '../../adapters/storage/port.js'
 import { Credentials, RefreshRequest, Registration, SignedIn, Tokens } from '../../schemas/auth.js'
 import { users } from '../../schemas/users.js'
+import { clientAddress } from '../client-address.js'
 import type { LoginDefence } from '../login-defence.js'
 import { isEnded, type Principals } from '../principals.js'
 import { ApiError } from '../problems.js'
@@ -109,8 +110,10 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
     body: Credentials,
     answers: { 200: { description: 'Signed in.', schema: signedIn } },
     problems: [401],
-    handler: ({ body: { email, password }, ip }) =>
-      defence.guard(email, ip, () => signIn(email, password))
+    handler: (request) => {
+      const { email, password } = request.body
+      return defence.guard(email, clientAddress(request), () => signIn(email, password))
+    }
   })
 
   route(app, {

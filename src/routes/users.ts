@@ -2,6 +2,7 @@ import { Type } from '@sinclair/typebox'
 import type { FastifyInstance } from 'fastify'
 import type { Identity } from '../../adapters/identity/port.js'
 import { UserSelfUpdate, users } from '../../schemas/users.js'
+import { clientAddress } from '../client-address.js'
 import type { LoginDefence } from '../login-defence.js'
 import { ApiError } from '../problems.js'
 import { type Caller, etag, ifMatchOf, route, userIdOf } from '../route.js'
@@ -64,7 +65,7 @@ export function userRoutes(app: FastifyInstance, dependencies: UserDependencies)
       const user = await dependencies.users.update(caller.store, id, change, {
         ifMatch: ifMatchOf(request),
         ownToken: caller.token,
-        ...(password ? { confirmed: await confirm(caller, password, request.ip) } : {})
+        ...(password ? { confirmed: await confirm(caller, password, clientAddress(request)) } : {})
       })
       reply.header('etag', etag(user))
       return withTenantName(user, caller)

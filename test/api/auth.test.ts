@@ -311,3 +311,27 @@ t.test('a new password ends sessions where the clock was put back, too', async (
   const signedIn = await api.send('POST', '/auth/login', { email: person.email, password })
   t.equal((await api.as(signedIn.json().token)('GET', '/users/me')).statusCode, 200)
 })
+
+t.test('a port that the proxy writes makes no other client', async (t) => {
+  const addresses = [
+    ['203.0.113.6:40001', '203.0.113.6:40002', '203.0.113.6', '[::ffff:203.0.113.6]:40003'],
+    ['[2001:db8::1]:40001', '[2001:db8::1]', '2001:db8::1', '2001:db8::2'],
+    ['unknown', '_hidden', '203.0.113', '']
+  ]
+  for (const same of addresses) {
+    const { app } = await testApi(t, {
+      env: { TRUST_PROXY: 'loopback', AUTH_RATE_LIMIT_PER_MINUTE: '4' }
+    })
+    const signIn = (address: string, n: number) =>
+      app.inject({
+        method: 'POST',
+        url: '/api/auth/login',
+        headers: { 'x-forwarded-for': address },
+        payload: { email: `nobody${n}@example.com`, password: 'x' }
+      })
+    for (const [n, address] of same.entries())
+      t.equal((await signIn(address, n)).statusCode, 401, address)
+    for (const address of same) t.equal((await signIn(address, 9)).statusCode, 429, address)
+    t.equal((await signIn('198.51.100.7:40001', 9)).statusCode, 401, 'another client')
+  }
+})
