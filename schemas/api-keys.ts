@@ -22,7 +22,7 @@ export const apiKeys = defineResource({
     /** The hash of the key before the last rotation. */
     previous_hash: Nullable(Type.String({ maxLength: 64 })),
     previous_expires_at: Nullable(Timestamp('2026-02-01T09:30:00.000Z')),
-    expires_at: Nullable(Timestamp('2027-01-31T00:00:00.000Z')),
+    expires_at: Nullable(Timestamp('2099-01-31T00:00:00.000Z')),
     last_used_at: Nullable(Timestamp()),
     owner_id: {
       ...Uuid(),
@@ -67,5 +67,5 @@ export const ApiKeyRotation = object('ApiKeyRotation', {
       examples: [3600]
     })
   ),
-  expires_at: Type.Optional(Nullable(Timestamp('2027-01-31T00:00:00.000Z')))
+  expires_at: Type.Optional(Nullable(Timestamp('2099-01-31T00:00:00.000Z')))
 })

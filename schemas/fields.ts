@@ -67,3 +67,11 @@ export const Nullable = <Schema extends TSchema>(schema: Schema): TUnion<[Schema
 
 /** What a row's `ETag` is made of: grows with every change and is never used again for the same key. */
 export const Version = () => Type.Integer({ minimum: 1, examples: [7] })
+
+/** For a parameter that may be left out: Swagger UI sends examples, and the answer would be that to all of them. */
+export function withoutExamples<Schema extends TSchema>({
+  examples: _,
+  ...schema
+}: Schema): Schema {
+  return schema as unknown as Schema
+}

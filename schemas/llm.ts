@@ -1,5 +1,5 @@
 import { type Static, Type } from '@sinclair/typebox'
-import { Nullable, Uuid } from './fields.js'
+import { Nullable, Uuid, withoutExamples } from './fields.js'
 import { patterns } from './patterns.js'
 import { Problem } from './problem.js'
 import { object } from './resource.js'
@@ -162,27 +162,28 @@ export const LlmEvents = Type.String({
 /** Longest period of one report, in days. */
 export const MOST_USAGE_DAYS = 366
 
-const day = (description: string, example: string) =>
-  Type.String({ pattern: patterns.day, description, examples: [example] })
+const day = (description: string) => Type.String({ pattern: patterns.day, description })
 
 export const LlmUsageQuery = Type.Object(
   {
     since: Type.Optional(
       day(
-        `First day, in UTC, at most ${MOST_USAGE_DAYS} days before \`until\`; 30 days before it when absent.`,
-        '2026-01-01'
+        `First day, in UTC, at most ${MOST_USAGE_DAYS} days before \`until\`; 30 days before it when absent.`
       )
     ),
-    until: Type.Optional(day('Last day, in UTC; today when absent.', '2026-01-31')),
-    user_id: Type.Optional({ ...Uuid(), description: 'Only calls of this user, or API key.' }),
-    model: Type.Optional({ ...model, description: 'Only calls of this model.' })
+    until: Type.Optional(day('Last day, in UTC; today when absent.')),
+    user_id: Type.Optional({
+      ...withoutExamples(Uuid()),
+      description: 'Only calls of this user, or API key.'
+    }),
+    model: Type.Optional({ ...withoutExamples(model), description: 'Only calls of this model.' })
   },
   { additionalProperties: false }
 )
 
 /** What one user, or API key, asked of one model on one day. */
 export const LlmUsageTotal = object('LlmUsageTotal', {
-  day: day('In UTC.', '2026-01-31'),
+  day: { ...day('In UTC.'), examples: ['2026-01-31'] },
   model: Type.String({ examples: ['gpt-4o-mini'] }),
   user_id: { ...Uuid(), description: 'The user, or the API key, that asked.' },
   calls: count(17),

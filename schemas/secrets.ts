@@ -24,7 +24,7 @@ export const secrets = defineResource({
     ciphertext: Type.String(),
     /** Which of the configured encryption keys opens the ciphertext. */
     key_id: Type.String(),
-    expires_at: Nullable(Timestamp('2027-01-31T00:00:00.000Z'))
+    expires_at: Nullable(Timestamp('2099-01-31T00:00:00.000Z'))
   },
   key: 'name',
   keys: 'given',

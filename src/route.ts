@@ -2,7 +2,7 @@ import { type Static, type TObject, type TSchema, Type } from '@sinclair/typebox
 import type { FastifyInstance, FastifyReply, FastifyRequest, HTTPMethods } from 'fastify'
 import { patterns } from '../schemas/patterns.js'
 import { Problem } from '../schemas/problem.js'
-import type { Named, Role } from '../schemas/resource.js'
+import { type Named, type Role, roles } from '../schemas/resource.js'
 import type { AnswerHeaderName } from './answer-headers.js'
 import { mayBeAbsent, takeNoneAsEmpty } from './json-body.js'
 import { evenUnderPressure } from './overload.js'
@@ -114,7 +114,7 @@ export function route<
       operationId: operation.id,
       tags: [operation.tag],
       summary: operation.summary,
-      ...(operation.description ? { description: operation.description } : {}),
+      ...describe(operation, role),
       security: role === 'anyone' ? [] : [{ bearerAuth: [] }],
       ...(params ? { params } : {}),
       ...documentHeaders(declared),
@@ -127,6 +127,17 @@ export function route<
     },
     handler: (request, reply) => handler(request as never, reply, request.caller as never)
   })
+}
+
+/** Who may call is a part of it, which OpenAPI has no place for where tokens have no scopes. */
+function describe({ description }: OperationText, role: Role | 'anyone') {
+  const needs = role === 'anyone' ? undefined : `Needs the role ${role}${orMore(role)}.`
+  const sentences = [description, needs].filter((each) => each !== undefined)
+  return sentences.length ? { description: sentences.join(' ') } : {}
+}
+
+function orMore(role: Role): string {
+  return role === roles.at(-1) ? '' : ' or more'
 }
 
 /** A hook: a route that forgot to say who may call it stops the start. */

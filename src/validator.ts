@@ -151,7 +151,7 @@ export function describeViolation(
   const { keyword, message, params } = error
   if (keyword === 'required') return 'is required'
   if (keyword === 'dependentRequired') return `must be sent with ${params.property}`
-  if (keyword === 'additionalProperties') return 'is not a known field'
+  if (keyword === 'additionalProperties') return 'cannot be set here: leave it out'
   if (keyword === 'format' && params.format === 'date-time')
     return 'is not a time between the years 1 and 9999, such as 2026-01-31T09:30:00Z'
   if (keyword === 'type' && params.type === 'boolean') return 'must be true or false'

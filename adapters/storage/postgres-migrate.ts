@@ -117,7 +117,12 @@ async function applyMigration(
     'update public.schema_migrations set checksum = $2 where version = $1',
     [version, checksum]
   )
-  if (rowCount !== 1) throw new Error(`migrations/postgres/${version}.sql does not record itself`)
+  if (rowCount !== 1)
+    throw new StorageError(
+      'schema_outdated',
+      {},
+      `migrations/postgres/${version}.sql does not record itself.`
+    )
 }
 
 async function readApplied(client: pg.Client): Promise<AppliedRow[]> {

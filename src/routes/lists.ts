@@ -1,7 +1,7 @@
 import { type TObject, type TProperties, type TSchema, Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
 import type { Page, Query } from '../../adapters/storage/port.js'
-import { Timestamp } from '../../schemas/fields.js'
+import { Timestamp, withoutExamples } from '../../schemas/fields.js'
 import type { AnyResource } from '../../schemas/resource.js'
 
 /** What all lists have in common: their query, their answer, and where they go on. */
@@ -65,11 +65,6 @@ export function listQuery(
     })
   }
   return Type.Object(properties, { additionalProperties: false })
-}
-
-/** Swagger UI sends the examples of parameters, and a list would be filtered by all of them. */
-function withoutExamples({ examples: _, ...schema }: TSchema): TSchema {
-  return schema as TSchema
 }
 
 /** Whoever may not see a column may not search it either. */

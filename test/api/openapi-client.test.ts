@@ -48,7 +48,7 @@ api.use({
 })
 
 const created = await api.POST('/api/flows', {
-  body: { name: 'Onboarding', status: 'draft', definition: { steps: [] } }
+  body: { name: 'Onboarding', definition: { steps: [] } }
 })
 if (!created.data) throw new Error(created.error.detail)
 const flow: components['schemas']['Flow'] = created.data
@@ -84,7 +84,6 @@ const mistakes = {
   'an unknown path': "await api.GET('/api/flow')",
   'a method that the path has not': "await api.PUT('/api/flows', { body: { name: 'x' } })",
   'a body without a required field': "await api.POST('/api/flows', { body: {} })",
-  'a body with an unknown field': "await api.POST('/api/flows', { body: { name: 'x', nam: 'y' } })",
   'a value that is not of the enum':
     "await api.POST('/api/flows', { body: { name: 'x', status: 'live' } })",
   'a missing path parameter': "await api.GET('/api/flows/{id}')",
@@ -102,7 +101,10 @@ const wrong = [
 ]
 
 const document = (await app.inject('/api/openapi.json')).json()
-writeFileSync(join(folder, 'api.ts'), astToString(await openapiTS(document)))
+writeFileSync(
+  join(folder, 'api.ts'),
+  astToString(await openapiTS(document, { defaultNonNullable: false }))
+)
 writeFileSync(join(folder, 'program.ts'), program)
 writeFileSync(join(folder, 'wrong.ts'), wrong.join('\n'))
 const complaints = compile('program.ts', 'wrong.ts')

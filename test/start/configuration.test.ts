@@ -221,7 +221,7 @@ t.test('what is wrong with an LLM provider is named', async (t) => {
     ['[', 'is not valid JSON'],
     ['{}', 'as a whole: must be array'],
     ['[{"name":"x"}]', '/0/url: is required'],
-    [JSON.stringify([provider, { ...provider, modle: 'm' }]), '/1/modle: is not a known field']
+    [JSON.stringify([provider, { ...provider, modle: 'm' }]), '/1/modle: cannot be set here']
   ] as const)
     t.throws(() => readProviders(readEnvironment({ LLM_PROVIDERS: providers })), {
       name: 'ConfigurationError',

@@ -279,7 +279,7 @@ export const samples: Readonly<Record<string, Sample>> = {
   getSecret: () => ({ 200: { url: '/secrets/S' }, 404: { url: '/secrets/ABSENT' } }),
   replaceSecret: () => ({
     200: { url: '/secrets/S', body: { value: 'other' } },
-    201: { url: '/secrets/NEW', body: { value: 'v', expires_at: '2027-01-31T00:00:00.000Z' } },
+    201: { url: '/secrets/NEW', body: { value: 'v', expires_at: '2099-01-31T00:00:00.000Z' } },
     409: {
       url: '/secrets/FOUGHT_OVER',
       body: { value: 'v' },
