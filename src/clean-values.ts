@@ -32,8 +32,8 @@ export function assertDecodable(url: string): void {
 
 /**
  * Refuses what the storages would keep differently or not at all: NUL (Postgres has no place for
- * it), lone surrogates (no UTF-8 form), numbers that are not finite or that a double cannot count
- * exactly, and deep nesting. Also the two keys by which programs that copy objects carelessly,
+ * it), lone surrogates (no UTF-8 form), numbers that are not finite, that a double cannot count exactly or that
+ * are next to nothing, and deep nesting. Also the two keys by which programs that copy objects carelessly,
  * ours or whoever reads a definition, are made to change the prototype of all of them.
  *
  * @throws ApiError `unsafe_value`, with a JSON pointer to the value.
@@ -75,10 +75,15 @@ function keyViolation(key: string, child: unknown): string | undefined {
   return key === '__proto__' || isPrototype ? 'would change a prototype' : undefined
 }
 
+/** Postgres keeps every digit behind the point, where JSON has an exponent: 330 of them for the least double. */
+const LEAST_NUMBER = 1e-40
+
 function numberViolation(number: number): string | undefined {
   if (!Number.isFinite(number)) return 'is too large a number'
   if (Number.isInteger(number) && !Number.isSafeInteger(number))
     return 'is an integer beyond 2^53 - 1: send it as a string'
+  if (number !== 0 && Math.abs(number) < LEAST_NUMBER)
+    return 'is a number too close to zero: send it as a string'
   return undefined
 }
 

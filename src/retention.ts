@@ -45,6 +45,8 @@ interface Rule {
 
 /** Others may change the rows of a batch while it is read. What they go on changing is left. */
 const MOST_TRIES = 3
+/** Tenants whose pruning may fail before that of all is given up for now. */
+const MOST_FAILURES = 3
 
 /**
  * Prunes now and then, until it is stopped. It never throws: what fails is logged, and tried again.
@@ -85,11 +87,18 @@ export async function prune(
     if (typeof lease === 'number') return lease
     const rules = rulesOf(env, now())
     const job = { storage, lease, limit: env.RETENTION_BATCH_SIZE, pruned, signal }
+    const failures: unknown[] = []
     for await (const { id } of allRows(storage, { resource: tenants, tenant: ACROSS_TENANTS })) {
-      for (const rule of rules) if (!signal.aborted) await pruneRows(job, id as TenantId, rule)
+      try {
+        for (const rule of rules) if (!signal.aborted) await pruneRows(job, id as TenantId, rule)
+      } catch (error) {
+        // What is wrong with one tenant's rows is no matter of the others', but more is no accident.
+        if (isAboutLease(error) || failures.push(error) === MOST_FAILURES) throw error
+      }
       if (signal.aborted) break
     }
     await compact(job)
+    if (failures.length) throw failures[0]
     await lease.end(signal.aborted ? 0 : restMs)
     return restMs
   } catch (error) {

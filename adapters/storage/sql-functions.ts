@@ -95,7 +95,7 @@ export function refusal(error: SqlError, cause: unknown): StorageError | null {
 export function meaningOf(state: string): 'retry' | 'lost' | 'unavailable' | 'schema' | 'bug' {
   if (state === '40001' || state === '40P01') return 'retry'
   // A commit may have been written before the server found itself unable to go on.
-  if (/^(08|57P|58|XX)/.test(state)) return 'lost'
+  if (/^(08|25P0[34]|57P|58|XX)/.test(state)) return 'lost'
   if (/^(3F|42P01|42703|42883)/.test(state)) return 'schema'
   // Resources, locks, cancelled statements, passwords and permissions, read-only replicas.
   if (/^(53|55|57|28|25006|3D000|42501)/.test(state)) return 'unavailable'

@@ -23,6 +23,7 @@ export interface FileOptions {
 
 /** SQLite waits for a lock by blocking the event loop: briefly, and the rest is up to a timer. */
 const BUSY_TIMEOUT_MS = 50
+const MOST_LOG_BYTES = 64 * 1024 * 1024
 
 /** The connection, and the newest migration of its schema. */
 export function openDatabase({ path, maxPages, mayMake = true }: FileOptions) {
@@ -39,6 +40,8 @@ export function openDatabase({ path, maxPages, mayMake = true }: FileOptions) {
       db.pragma('auto_vacuum = INCREMENTAL')
       useWriteAheadLog(db)
       db.pragma('synchronous = FULL')
+      // A reader that kept the log from its beginning may have made it as large as it likes.
+      db.pragma(`journal_size_limit = ${MOST_LOG_BYTES}`)
       db.pragma('foreign_keys = ON')
       db.pragma('trusted_schema = OFF')
       if (maxPages !== undefined) db.pragma(`max_page_count = ${maxPages}`)

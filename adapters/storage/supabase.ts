@@ -204,7 +204,9 @@ class Refusal extends Error {
   readonly meaning: ReturnType<typeof meaningOf>
 
   constructor(status: number, text: string) {
-    const { code, message, details } = parseError(text)
+    const { code: given, message, details } = parseError(text)
+    // A gateway in between has codes of its own.
+    const code = given !== undefined && /^(|PGRST\w+|[0-9A-Z]{5})$/.test(given) ? given : undefined
     super(message ?? `HTTP ${status}`)
     this.sql = { code, message, detail: details }
     // PostgREST has a code that is empty where Postgres went away before it answered.
@@ -220,7 +222,7 @@ function codeMeaning(code: string): ReturnType<typeof meaningOf> {
 
 function statusMeaning(status: number): ReturnType<typeof meaningOf> {
   if (notPassedOn.has(status)) return 'unavailable'
-  return status >= 500 ? 'lost' : 'bug'
+  return status >= 500 || status === 408 || status === 499 ? 'lost' : 'bug'
 }
 
 /** @param lost what it is called when nobody knows whether the request was carried out. */

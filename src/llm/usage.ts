@@ -88,7 +88,8 @@ export function createUsage({ storage, warn, now = () => new Date() }: UsageOpti
   function today(): string {
     const at = now()
     const number = Math.floor(at.getTime() / DAY_MS)
-    if (number !== current.number) {
+    // Never back to one whose totals may be written and forgotten, where a clock is put right about midnight.
+    if (number > current.number) {
       current = { number, day: dayOf(at) }
       models.clear()
       modelsOfTenant.clear()

@@ -308,6 +308,7 @@ const unsafeValues: Bad[] = [
     ...unsafe({ [text]: 1 })
   ]),
   ...[2 ** 53, -(2 ** 53), 2 ** 53 + 2, 1e21, 1e300, Number.MAX_VALUE].flatMap(unsafe),
+  ...[5e-324, -9e-41].flatMap(unsafe),
   ...['9007199254740993', '1e400', '-1e400', '1e9999', '9'.repeat(400)].map((number): Bad => {
     return ['unsafe_value', 'PATCH', '/flows/f', `{"definition":[${number}]}`, json]
   })
@@ -684,7 +685,7 @@ async function validExtremes(t: Test, on: TestStorage) {
       Array(400_000).fill(0),
       nested(31),
       { constructor: 1, prototype: { a: 1 }, toString: null, hasOwnProperty: 1, toJSON: 'x' },
-      [2 ** 53 - 1, -(2 ** 53 - 1), 0.1, 5e-324, 1e-7, -1.5],
+      [2 ** 53 - 1, -(2 ** 53 - 1), 0.1, 1e-40, 1e-7, -1.5],
       { '': '', ' ': ' ', '~0/~1': [[[]]], '\u0001': '\u001f\u007f\u2028\uffff\ufdd0' }
     ]) {
       const row = JSON.stringify(definition).slice(0, 40)

@@ -125,7 +125,10 @@ function isRefused(act: () => unknown): boolean {
 /** What the decision is about: a second opinion on the same values. */
 function isStorable(value: unknown, depth: number): boolean {
   if (typeof value === 'string') return !value.includes('\0') && value === value.toWellFormed()
-  if (typeof value === 'number') return !Number.isInteger(value) || Math.abs(value) < 2 ** 53
+  if (typeof value === 'number')
+    return Math.abs(value) < 2 ** 53
+      ? value === 0 || Math.abs(value) >= 1e-40
+      : !Number.isInteger(value)
   if (typeof value !== 'object' || value === null) return true
   return (
     depth < MOST_NESTING &&

@@ -86,6 +86,10 @@ for (const { kind, open } of testStorages)
     one.add(call())
     now = new Date('2026-01-31T01:00:00Z')
     one.add(call())
+    await one.flush()
+    // The clock is put right, after the totals of the day before were written and forgotten.
+    now = new Date('2026-01-30T23:59:59Z')
+    one.add(call())
     await Promise.all([one.close(), two.close()])
     t.equal((await rows()).length, 4)
 
@@ -93,7 +97,7 @@ for (const { kind, open } of testStorages)
       (await send('GET', `/llm/usage?since=2026-01-30&until=2026-01-31${query}`)).json()
     const day30 = { day: '2026-01-30', user_id: user }
     const sums = [
-      { day: '2026-01-31', model: 'm', user_id: user, ...totals(1, 0) },
+      { day: '2026-01-31', model: 'm', user_id: user, ...totals(2, 0) },
       { ...day30, model: 'm', ...totals(4, 1) },
       { ...day30, model: 'n', ...totals(1, 0) }
     ]

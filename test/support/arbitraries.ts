@@ -155,7 +155,8 @@ function storable(value: unknown): unknown {
 }
 
 function isExact(number: number): boolean {
-  return !Number.isInteger(number) || Number.isSafeInteger(number)
+  if (Number.isInteger(number)) return Number.isSafeInteger(number)
+  return Math.abs(number) >= 1e-40
 }
 
 const nastyTexts = [
