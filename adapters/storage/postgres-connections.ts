@@ -3,6 +3,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import pg from 'pg'
 import { reasonOf } from '../reason.js'
 import { StorageError } from './errors.js'
+import { cancelStatement } from './postgres-cancel.js'
 import { meaningOf } from './sql-functions.js'
 
 export interface ConnectionOptions {
@@ -101,6 +102,9 @@ export function openConnections(options: Required<ConnectionOptions>): Connectio
     function fail({ statement, resolve, reject }: Waiting, error: Error): void {
       const state = stateOf(error)
       const lost = state === undefined || meaningOf(state) === 'lost'
+      // One that is given up takes along those behind it, which waited as long.
+      const late = lost && performance.now() - begin > 0.9 * timeoutMs
+      if (late && !broken) cancelStatement(client)
       // A replica answers "read-only" after a failover: the next connection may find the primary.
       broken ||= lost || state === '25006'
       release()
@@ -111,11 +115,8 @@ export function openConnections(options: Required<ConnectionOptions>): Connectio
         return
       }
       failed.add(statement.text)
-      if (lost) {
-        // One that is given up takes along those behind it, which waited as long.
-        const late = performance.now() - begin > 0.9 * timeoutMs
-        reject(wasNeverSent(error) ? unavailable(error) : new Unanswered(error, late))
-      } else reject(error)
+      if (lost) reject(wasNeverSent(error) ? unavailable(error) : new Unanswered(error, late))
+      else reject(error)
     }
 
     for (const each of waiting)

@@ -44,6 +44,33 @@ await withStack(
       await assertLoad(t, storage, tenant, outcome)
     })
 
+    t.test('what is given up for time goes on nowhere', async (t) => {
+      const database = await server.createDatabase()
+      const options = { poolSize: 4, timeoutMs: 500 }
+      const storage = await open(t, { url: server.url(database), ...options })
+      const locker = new pg.Client({ connectionString: server.url(database) })
+      await locker.connect()
+      t.teardown(() => locker.end())
+      await locker.query('begin; lock table templates in access exclusive mode')
+      // Twice as many as the server has connections, all in all.
+      for (let round = 0; round < 6; round++)
+        for (const { status, reason } of await Promise.allSettled(
+          [1, 2, 3, 4].map((n) => read(storage, `t${n}`)) as Promise<unknown>[]
+        ).then((all) => all as PromiseRejectedResult[])) {
+          t.equal(status, 'rejected')
+          t.notMatch(reason.cause.message, /slots|too many/, 'and not for want of connections')
+        }
+      const waiting = `select 1 from pg_stat_activity
+        where application_name = 'workflow-api' and wait_event_type = 'Lock'`
+      const deadline = performance.now() + 10_000
+      let left: number
+      do left = (await locker.query(waiting)).rows.length
+      while (left > 0 && performance.now() < deadline)
+      t.equal(left, 0)
+      await locker.query('rollback')
+      t.equal(await read(storage, 't1'), null)
+    })
+
     await testCuts(t, server)
     await testConnections(t, server)
     await testConflicts(t, server)
