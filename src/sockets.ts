@@ -27,12 +27,23 @@ export function isGone(response: ServerResponse): boolean {
   return response.destroyed || response.req.socket.destroyed
 }
 
+/** Requests that may wait on one connection for those before them: more than programs send without an answer. */
+const MOST_WAITING = 100
+
 /**
  * Lets the requests of a connection in one after the other. Node hands on at once all that came together,
  * and whoever sends a thousand, reads nothing and leaves would have a thousand answers made, with all the
- * rows and files that these hold.
+ * rows and files that these hold. A connection on which too many wait is closed.
  */
 export function takeTurns(app: FastifyInstance): void {
+  const waiting = new WeakMap<Socket, number>()
+
+  function count(socket: Socket, more: 1 | -1): number {
+    const now = (waiting.get(socket) ?? 0) + more
+    waiting.set(socket, now)
+    return now
+  }
+
   app.addHook('onRequest', (request, reply, done) => {
     const { raw } = reply
     // Of the answers of a connection only the first that is not sent has its socket.
@@ -41,15 +52,16 @@ export function takeTurns(app: FastifyInstance): void {
       return
     }
     const { socket } = request.raw
-    // As many requests as a client likes may come on one connection.
-    socket.setMaxListeners(0)
     const leave = () => void reply.hijack()
+    socket.setMaxListeners(0)
     socket.once('close', leave)
     raw.once('socket', () => {
+      count(socket, -1)
       socket.off('close', leave)
       // Once Node has seen to the socket.
       process.nextTick(done)
     })
+    if (count(socket, 1) > MOST_WAITING) socket.destroy()
   })
 }
 

@@ -74,3 +74,14 @@ t.test('of who leaves, only the first is begun', async (t) => {
     t.equal(answer?.statusCode, 200, 'others are served')
   })
 })
+
+t.test('a connection on which too many wait is closed, and others are not', async (t) => {
+  const { port, request, asked, goOn, holdUp } = await heldUpApi(t)
+  await holdUp(async () => {
+    t.strictSame(await exchangeRaw(port, request.repeat(1500), { halfClose: false }), [])
+    t.equal(asked(), 1)
+    goOn()
+    const [answer] = await exchangeRaw(port, request)
+    t.equal(answer?.statusCode, 200)
+  })
+})
