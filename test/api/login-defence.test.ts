@@ -465,7 +465,9 @@ t.test(
     const first = await testApi(t)
     const admin = await first.register()
     const person = await first.person(admin, 'viewer')
-    t.comment('the second process has the accounts in its cache for 60 s: src/accounts.ts, TTL_MS')
+    t.comment(
+      'the second process has the accounts in its cache for 60 s: src/recent-reads.ts, TTL_MS'
+    )
     let reads = 0
     const counting = new Proxy(first.storage, {
       get(target, name) {

@@ -14,7 +14,6 @@ async function heldUpApi(t: Test) {
   const api = await testApi(t, { storage: troubled.storage })
   const admin = await api.register()
   await admin.send('PUT', '/flows/f', { name: 'F' })
-  await admin.send('GET', '/flows/f')
   await api.app.listen({ port: 0, host: '127.0.0.1' })
   const { port } = api.app.server.address() as AddressInfo
   let goOn = () => {}

@@ -52,14 +52,14 @@ await withStack(
       await locker.connect()
       t.teardown(() => locker.end())
       await locker.query('begin; lock table templates in access exclusive mode')
-      // Twice as many as the server has connections, all in all.
-      for (let round = 0; round < 6; round++)
-        for (const { status, reason } of await Promise.allSettled(
-          [1, 2, 3, 4].map((n) => read(storage, `t${n}`)) as Promise<unknown>[]
-        ).then((all) => all as PromiseRejectedResult[])) {
-          t.equal(status, 'rejected')
-          t.notMatch(reason.cause.message, /slots|too many/, 'and not for want of connections')
+      for (let round = 0; round < 6; round++) {
+        const outcomes = await Promise.allSettled([1, 2, 3, 4].map((n) => read(storage, `t${n}`)))
+        for (const outcome of outcomes) {
+          t.equal(outcome.status, 'rejected')
+          const { cause } = (outcome as PromiseRejectedResult).reason
+          t.notMatch(cause.message, /slots|too many/, 'and not for want of connections')
         }
+      }
       const waiting = `select 1 from pg_stat_activity
         where application_name = 'workflow-api' and wait_event_type = 'Lock'`
       const deadline = performance.now() + 10_000
