@@ -156,14 +156,14 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     reply.header('x-request-id', request.id)
     // Whoever asks again does so on a new connection, and so elsewhere as soon as that is known.
     if (stopping?.aborted) reply.header('connection', 'close')
+    const { httpVersion, headers } = request.raw
+    if (headers.host === undefined && httpVersion === '1.1')
+      throw new ApiError('bad_request', 'The request has no Host header.')
     // Before a body is read that nobody asked for.
     if (request.is404) {
       assertDecodable(request.originalUrl)
       throw noRoute(request)
     }
-    const { httpVersion, headers } = request.raw
-    if (headers.host === undefined && httpVersion === '1.1')
-      throw new ApiError('bad_request', 'The request has no Host header.')
     done()
   })
   app.addHook('onRequest', authenticate({ storage, identity, principals, apiKeys }))

@@ -208,7 +208,7 @@ function readKeyFile(path: string, { ENCRYPTION_KEY }: Environment): KeyFile | n
     throw new ConfigurationError(`The key file ${path} cannot be read.`, { cause: error })
   }
   throw new ConfigurationError(
-    `The key file ${path} cannot be used: it lacks auth_secret, or an encryption_key of 32 bytes in base64 where ENCRYPTION_KEY is not set. Set ENCRYPTION_KEY to the keys that the database was used with, or put the file back as it was.`
+    `The key file ${path} cannot be used: it lacks auth_secret, or an encryption_key of 32 bytes in base64 where ENCRYPTION_KEY is not set. Set AUTH_SECRET, and ENCRYPTION_KEY to the keys that the database was used with, or put the file back as it was.`
   )
 }
 

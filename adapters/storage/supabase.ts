@@ -206,7 +206,8 @@ class Refusal extends Error {
   constructor(status: number, text: string) {
     const { code: given, message, details } = parseError(text)
     // A gateway in between has codes of its own.
-    const code = given !== undefined && /^(|PGRST\w+|[0-9A-Z]{5})$/.test(given) ? given : undefined
+    const code =
+      given !== undefined && /^(|PGRST\w+|(?=.*\d)[0-9A-Z]{5})$/.test(given) ? given : undefined
     super(message ?? `HTTP ${status}`)
     this.sql = { code, message, detail: details }
     // PostgREST has a code that is empty where Postgres went away before it answered.

@@ -156,7 +156,9 @@ function fold(text: string): string {
   const shown = decomposed.replaceAll('\u0345', '')
   // Some letters have no capital and some are none: all agree after both.
   const caseless = shown.toLowerCase().toUpperCase().toLowerCase()
-  return decompose(caseless).replaceAll('ς', 'σ').replace(/\s+/gu, ' ')
+  return decompose(caseless)
+    .replaceAll('ς', 'σ')
+    .replace(/[\s\x85]+/gu, ' ')
 }
 
 /** What does not show: control characters, too, but for those that are white space. */

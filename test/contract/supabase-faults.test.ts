@@ -173,6 +173,10 @@ const strangeAnswers: readonly [
   [500, '{"code":"57014","message":"statement timeout"}', 'unavailable', 'unavailable'],
   [503, '{"code":"53100","message":"disk full"}', 'unavailable', 'unavailable'],
   [502, '<html>Bad gateway</html>', 'unavailable', 'outcome_unknown'],
+  // Codes of a gateway, which are no SQLSTATE.
+  [502, '{"code":"UPSTREAM_DOWN","message":"bad gateway"}', 'unavailable', 'outcome_unknown'],
+  [502, '{"code":"RESET","message":"connection reset"}', 'unavailable', 'outcome_unknown'],
+  [401, '{"code":"UNAUTHORIZED_NO_AUTH_HEADER","message":"no key"}', 'unavailable', 'unavailable'],
   [520, '', 'unavailable', 'outcome_unknown'],
   [524, '<html>A timeout occurred</html>', 'unavailable', 'outcome_unknown'],
   [404, '{"code":"PGRST202","message":"no function"}', 'schema_outdated', 'schema_outdated'],

@@ -25,6 +25,7 @@ t.test('terms match as whole words, whatever the case and the form', async (t) =
     ['foo', 'such a _foo_'],
     ['foo', 'a_foo_b'],
     ['foo', 'f\u0001o\u009fo'],
+    ['two words', 'two\u0085words'],
     ['foo', 'ｆｏｏ'],
     ['foo', 'f\u200boo'],
     ['foo', 'fo\u00ado'],

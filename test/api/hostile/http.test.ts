@@ -77,6 +77,10 @@ const whole: Readonly<Record<string, { request: string; status: number }>> = {
     request: `DELETE /api/nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: ${smuggled.length}\r\n\r\n${smuggled}`,
     status: 404
   },
+  'no Host, which comes before no route': {
+    request: 'GET /api/nothing HTTP/1.1\r\nConnection: close\r\n\r\n',
+    status: 400
+  },
   'a header that only looks like chunked': {
     request: `${start}Transfer_Encoding: chunked\r\nContent-Length: ${login.length}\r\nConnection: close\r\n\r\n${login}`,
     status: 401
