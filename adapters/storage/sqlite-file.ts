@@ -25,7 +25,7 @@ export interface FileOptions {
 const BUSY_TIMEOUT_MS = 50
 const MOST_LOG_BYTES = 64 * 1024 * 1024
 
-/** The connection, and the newest migration of its schema. */
+/** The connection, the newest migration of its schema, and a check to make before what is to last. */
 export function openDatabase({ path, maxPages, mayMake = true }: FileOptions) {
   return guard(() => {
     if (mayMake) makeFolderAbove(path)
@@ -45,7 +45,7 @@ export function openDatabase({ path, maxPages, mayMake = true }: FileOptions) {
       db.pragma('foreign_keys = ON')
       db.pragma('trusted_schema = OFF')
       if (maxPages !== undefined) db.pragma(`max_page_count = ${maxPages}`)
-      return { db, migration: migrate(db, path) }
+      return { db, migration: migrate(db, path), assertInPlace: placeOf(path) }
     } catch (error) {
       db.close()
       throw error
@@ -55,6 +55,21 @@ export function openDatabase({ path, maxPages, mayMake = true }: FileOptions) {
 
 function noDatabase(path: string): StorageError {
   const message = `There is no database of the API at ${path}. Name the file that the server uses.`
+  return new StorageError('unavailable', {}, message)
+}
+
+/** With its log, SQLite goes on with a file that is gone, or that another has the name of, and tells nobody. */
+function placeOf(path: string): () => void {
+  const look = () => statSync(path, { bigint: true, throwIfNoEntry: false })
+  const opened = look()
+  return () => {
+    const now = look()
+    if (now?.ino !== opened?.ino || now?.dev !== opened?.dev) throw notInPlace(path)
+  }
+}
+
+function notInPlace(path: string): StorageError {
+  const message = `The database file ${path} was moved, removed or replaced. Put it back, or restart the server.`
   return new StorageError('unavailable', {}, message)
 }
 

@@ -38,7 +38,7 @@ const COMPACT_PAGES = 256
  * refused, the transaction is repeated with a savepoint for each.
  */
 export function openSqlite(options: SqliteOptions): Driver {
-  const { db, migration } = openDatabase(options)
+  const { db, migration, assertInPlace } = openDatabase(options)
   const { tables, readVersion, writeVersion } = prepareStatements(db)
   const lockTimeout = options.lockTimeout ?? 5000
 
@@ -116,6 +116,7 @@ export function openSqlite(options: SqliteOptions): Driver {
     run: (member: Member, version: number) => Outcome
   ): Outcome[] {
     endTransaction()
+    assertInPlace()
     db.exec('begin immediate')
     let version = readVersion.get() as number
     const outcomes = members.map((member) => run(member, ++version))
@@ -193,6 +194,7 @@ export function openSqlite(options: SqliteOptions): Driver {
 
     async ping() {
       return read(() => {
+        assertInPlace()
         const latest = db.prepare('select max(version) from schema_migrations').pluck().get()
         if (latest !== migration)
           throw new StorageError(

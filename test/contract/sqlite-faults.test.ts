@@ -1,5 +1,16 @@
 import { existsSync } from 'node:fs'
-import { chmod, mkdir, mkdtemp, open, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import {
+  chmod,
+  copyFile,
+  mkdir,
+  mkdtemp,
+  open,
+  readFile,
+  rename,
+  rm,
+  stat,
+  writeFile
+} from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { mock } from 'node:test'
@@ -376,6 +387,25 @@ t.test('a read-only file', async (t) => {
     cause: Error
   })
 })
+
+for (const [how, replace] of [
+  ['moved away', () => Promise.resolve()],
+  ['replaced', (path: string) => copyFile(`${path}.old`, path)]
+] as const)
+  t.test(`a file that is ${how} under the storage`, async (t) => {
+    const { path, tenant } = await preparedDatabase(t)
+    const storage = openStorage(t, { path })
+    await insertTemplate(storage, tenant, 'before')
+    await rename(path, `${path}.old`)
+    await replace(path)
+    const gone = { code: 'unavailable', message: /was moved, removed or replaced/ }
+    await t.rejects(insertTemplate(storage, tenant, 'lost'), gone)
+    await t.rejects(storage.ping(), gone)
+    await rename(`${path}.old`, path)
+    await storage.ping()
+    await insertTemplate(storage, tenant, 'after')
+    t.strictSame(await templateIds(storage, tenant), ['after', 'before'])
+  })
 
 t.test('a file whose settings somebody has changed cannot be made smaller', async (t) => {
   const { path, tenant } = await preparedDatabase(t)
