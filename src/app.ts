@@ -26,7 +26,7 @@ import { answerUnreadable, sendError, sendProblem } from './errors.js'
 import { createIdempotency, type Idempotency } from './idempotency.js'
 import { readJsonBodies } from './json-body.js'
 import { createLoginDefence } from './login-defence.js'
-import { refuseOverload } from './overload.js'
+import { limitConnections, refuseOverload } from './overload.js'
 import { createPrincipals } from './principals.js'
 import { ApiError } from './problems.js'
 import { countingStore } from './rate-limit.js'
@@ -102,6 +102,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   app.server.on('checkExpectation', (request, response) =>
     app.server.emit('request', request, response)
   )
+  limitConnections(app)
   takeTurns(app)
   readJsonBodies(app)
   app.setErrorHandler(sendError)

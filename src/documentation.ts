@@ -19,6 +19,7 @@ import { FieldProblem, Problem } from '../schemas/problem.js'
 import { resources } from '../schemas/registry.js'
 import { Health, Readiness } from '../schemas/status.js'
 import { UserSelfUpdate } from '../schemas/users.js'
+import { limitOpenAnswers } from './overload.js'
 import { setSecurityHeaders } from './security-headers.js'
 import { shareComponents } from './shared-components.js'
 
@@ -129,6 +130,7 @@ export async function documentation(app: FastifyInstance, version: string): Prom
   await app.register(async (pages) => {
     // The plugin sets the policy of its pages itself.
     setSecurityHeaders(pages, { contentSecurityPolicy: false })
+    limitOpenAnswers(pages)
     await pages.register(swaggerUi, {
       routePrefix: '/api/docs',
       theme: { title },

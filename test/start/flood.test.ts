@@ -11,8 +11,8 @@ import { newApiKeyText } from '../../src/api-key-text.js'
 import { addressOf, startServer } from '../support/server.js'
 import { temporaryFolder } from '../support/storages.js'
 
-/** What the programs may open besides the connections. */
-const OTHER_FILES = 500
+/** Connections of the tests besides those that are idle. */
+const OTHERS = 500
 const connections = Math.min(Number(process.env.FLOOD_CONNECTIONS || 10_000), mostConnections())
 const refusals = Number(process.env.FLOOD_REFUSALS || 20_000)
 /** At a time: as many as fit into the queue of those that nobody has accepted yet. */
@@ -21,13 +21,15 @@ const FLOODERS = 50
 
 t.setTimeout(600_000)
 
-/** Both sides have them open. Node.js itself raises the soft limit to the hard one. */
+/** Of what the server may open, connections have 0.6. Node.js itself raises the soft limit to the hard one. */
 function mostConnections(): number {
   const { userLimits } = process.report.getReport() as unknown as {
     userLimits: { open_files: { hard: number | 'unlimited' } }
   }
   const { hard } = userLimits.open_files
-  return hard === 'unlimited' ? Number.POSITIVE_INFINITY : hard - OTHER_FILES
+  return hard === 'unlimited'
+    ? Number.POSITIVE_INFINITY
+    : Math.max(Math.floor(hard * 0.6) - OTHERS, 0)
 }
 
 interface Answer {
@@ -149,6 +151,47 @@ t.test(`${connections} idle connections leave the API usable, and nothing behind
   const [first = 0, , last = 0] = memory
   t.ok(last < first * 1.5, `${memory} MB`)
   t.comment(`${connections} connections, 3 times; ${memory.join(', ')} MB after each`)
+})
+
+/** A server that may open so many files. */
+async function startWithFiles(t: Test, most: number) {
+  const limit = `ulimit -n ${most}; exec "$0" "$@"`
+  const child = startServer(t, temporaryFolder(t), {}, { under: ['sh', '-c', limit] })
+  return { child, port: Number(new URL(await addressOf(child)).port) }
+}
+
+t.test('connections are refused before there is nothing left to open', async (t) => {
+  const { child, port } = await startWithFiles(t, 200)
+  const first = await openIdle(port, true)
+  const others = Array.from({ length: 200 }, () => connect(port, '127.0.0.1').on('error', () => {}))
+  const refused = Promise.race(others.map((socket) => once(socket, 'close')))
+  await child.wrote('too many connections')
+  await refused
+  first.write('GET /api/ready HTTP/1.1\r\nHost: x\r\n\r\n')
+  const [answer] = await once(first, 'data')
+  t.match(`${answer}`, /^HTTP\/1\.1 200 /)
+  for (const socket of [first, ...others]) socket.destroy()
+})
+
+t.test('so are answers from files, which readers keep open', async (t) => {
+  const { port } = await startWithFiles(t, 200)
+  const file = 'GET /api/docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n'
+  const readers = Array.from({ length: 60 }, () =>
+    connect(port, '127.0.0.1', function (this: Socket) {
+      this.write(file.repeat(20))
+    })
+  )
+  const statusOf = async (path: string) => {
+    const answer = await fetch(`http://127.0.0.1:${port}${path}`)
+    await answer.text()
+    return answer.status
+  }
+  while ((await statusOf('/api/docs/')) === 200);
+  t.equal(await statusOf('/api/docs/'), 503)
+  t.equal(await statusOf('/api/ready'), 200)
+  for (const reader of readers) reader.destroy()
+  while ((await statusOf('/api/docs/')) === 503);
+  t.equal(await statusOf('/api/docs/'), 200)
 })
 
 t.test(`${refusals} refused requests leave the API usable`, async (t) => {
