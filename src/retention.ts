@@ -45,8 +45,11 @@ interface Rule {
 
 /** Others may change the rows of a batch while it is read. What they go on changing is left. */
 const MOST_TRIES = 3
-/** Tenants whose pruning may fail before that of all is given up for now. */
+/** Tenants after one another whose pruning may fail before that of all is given up for now. */
 const MOST_FAILURES = 3
+/** Tenants that the log names, of those whose pruning failed in a run. */
+const MOST_NAMED = 10
+const TRIED_AGAIN = 'failed, and is tried again in a minute'
 
 /**
  * Prunes now and then, until it is stopped. It never throws: what fails is logged, and tried again.
@@ -87,23 +90,29 @@ export async function prune(
     if (typeof lease === 'number') return lease
     const rules = rulesOf(env, now())
     const job = { storage, lease, limit: env.RETENTION_BATCH_SIZE, pruned, signal }
-    const failures: unknown[] = []
+    let failed = 0
+    let inARow = 0
     for await (const { id } of allRows(storage, { resource: tenants, tenant: ACROSS_TENANTS })) {
       try {
         for (const rule of rules) if (!signal.aborted) await pruneRows(job, id as TenantId, rule)
+        inARow = 0
       } catch (error) {
         // What is wrong with one tenant's rows is no matter of the others', but more is no accident.
-        if (isAboutLease(error) || failures.push(error) === MOST_FAILURES) throw error
+        if (isAboutLease(error)) throw error
+        if (++failed <= MOST_NAMED)
+          log.warn({ err: error, tenant: id }, `pruning of a tenant ${TRIED_AGAIN}`)
+        if (++inARow === MOST_FAILURES) throw error
       }
       if (signal.aborted) break
     }
     await compact(job)
-    if (failures.length) throw failures[0]
+    if (failed > MOST_NAMED) log.warn({ tenants: failed }, `pruning of many tenants ${TRIED_AGAIN}`)
+    if (failed) return LEASE_MS
     await lease.end(signal.aborted ? 0 : restMs)
     return restMs
   } catch (error) {
     if (isAboutLease(error)) log.info('another instance goes on with the pruning')
-    else log.warn({ err: error }, 'pruning failed, and is tried again in a minute')
+    else log.warn({ err: error }, `pruning ${TRIED_AGAIN}`)
     return LEASE_MS
   } finally {
     const ms = Math.round(performance.now() - startedAt)

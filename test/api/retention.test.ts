@@ -1,6 +1,6 @@
 import { statSync } from 'node:fs'
 import { join } from 'node:path'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { StorageError } from '../../adapters/storage/errors.js'
 import type { Change, Storage, TenantId } from '../../adapters/storage/port.js'
 import { SYSTEM } from '../../adapters/storage/port.js'
@@ -380,6 +380,47 @@ t.test('a storage that fails is asked again, and what it holds is pruned then', 
   await retention.stop()
   await retention.stop()
   t.strictSame(await left(), expected('kept', 'old'))
+})
+
+/** Tenants that have something to prune, and a storage that fails where it is asked for that of some. */
+async function failingTenants(t: Test, count: number, fails: (index: number) => boolean) {
+  const raw = await memory.open(t)
+  const made = await Promise.all(Array.from({ length: count }, () => filledTenant(raw)))
+  const failing = new Set(made.filter((_, index) => fails(index)).map(({ id }) => id))
+  const list = async (...asked: Parameters<Storage['list']>) => {
+    if (failing.has(asked[0].tenant as TenantId)) throw new StorageError('unavailable')
+    return raw.list(...asked)
+  }
+  const { storage, trouble } = troubledStorage(raw)
+  const given = settings(storage, everything)
+  return { made, failing, given, run: () => trouble({ list: list as never }, () => prune(given)) }
+}
+
+t.test('where the rows of a tenant fail it, it goes on with others', async (t) => {
+  const { made, failing, given, run } = await failingTenants(t, 7, (index) => index % 2 === 0)
+  t.equal(await run(), MINUTE_MS)
+  for (const { id, left, expected } of made)
+    t.strictSame(await left(), failing.has(id) ? expected('gone', 'kept', 'old') : expected('kept'))
+  const [done, ...failed] = given.log.lines.reverse() as { tenant: string }[]
+  t.match(done, { message: 'old rows are pruned' })
+  t.match(failed, Array(4).fill({ level: 'warn', message: /of a tenant failed/, err: Error }))
+  t.strictSame(new Set(failed.map(({ tenant }) => tenant)), failing)
+})
+
+t.test('where those of three in a row do, it gives up for now', async (t) => {
+  const { given, run } = await failingTenants(t, 5, () => true)
+  t.equal(await run(), MINUTE_MS)
+  const named = { tenant: String, err: Error }
+  t.match(given.log.lines, [named, named, named, { message: /^pruning failed/ }])
+  t.equal(given.log.lines.length, 4)
+})
+
+t.test('of many whose rows do, the log names some, and how many there are', async (t) => {
+  const { given, run } = await failingTenants(t, 25, (index) => index % 2 === 0)
+  await run()
+  const warnings = given.log.lines.filter((line) => (line as { level: string }).level === 'warn')
+  t.equal(warnings.length, 11)
+  t.match(warnings.at(-1), { tenants: 13, message: /^pruning of many tenants failed/ })
 })
 
 t.test('SQLite gives the space back, also that of rows that others deleted', async (t) => {
