@@ -45,7 +45,7 @@ export function openDatabase({ path, maxPages, mayMake = true }: FileOptions) {
       db.pragma('foreign_keys = ON')
       db.pragma('trusted_schema = OFF')
       if (maxPages !== undefined) db.pragma(`max_page_count = ${maxPages}`)
-      return { db, migration: migrate(db, path), assertInPlace: placeOf(path) }
+      return { db, migration: migrate(db, path), assertInPlace: placeOf(db, path) }
     } catch (error) {
       db.close()
       throw error
@@ -59,18 +59,28 @@ function noDatabase(path: string): StorageError {
 }
 
 /** With its log, SQLite goes on with a file that is gone, or that another has the name of, and tells nobody. */
-function placeOf(path: string): () => void {
+function placeOf(db: Connection, path: string): () => void {
   const look = () => statSync(path, { bigint: true, throwIfNoEntry: false })
+  // In memory there is none.
   const opened = look()
-  return () => {
-    const now = look()
-    if (now?.ino !== opened?.ino || now?.dev !== opened?.dev) throw notInPlace(path)
-  }
-}
 
-function notInPlace(path: string): StorageError {
-  const message = `The database file ${path} was moved, removed or replaced. Put it back, or restart the server.`
-  return new StorageError('unavailable', {}, message)
+  function isElsewhere(): boolean {
+    try {
+      const now = look()
+      return now?.ino !== opened?.ino || now?.dev !== opened?.dev
+    } catch {
+      // Who may not look into the folder any more has the file all the same.
+      return false
+    }
+  }
+
+  return () => {
+    if (!isElsewhere()) return
+    // Into the file that it is of: the next one of this name would be damaged by what is left in the log.
+    db.pragma('wal_checkpoint(TRUNCATE)')
+    const message = `The database file ${path} was moved, removed or replaced. Put it back, or restart the server.`
+    throw new StorageError('unavailable', {}, message)
+  }
 }
 
 function makeFolderAbove(path: string): void {

@@ -208,6 +208,11 @@ export function openSqlite(options: SqliteOptions): Driver {
 
     async close() {
       await flushing
+      try {
+        assertInPlace()
+      } catch {
+        // What was in its log is in the file by now, wherever that is.
+      }
       db.close()
     }
   }

@@ -30,8 +30,6 @@ import { openWithConnection } from '../support/sqlite-connection.js'
 import { lockElsewhere } from '../support/sqlite-lock.js'
 import { createTenant } from '../support/stored-samples.js'
 
-const sqliteModule = packageFile('adapters/storage/sqlite.ts').href
-
 async function databasePath(t: Test): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'faults-'))
   t.teardown(() => rm(folder, { recursive: true }))
@@ -100,13 +98,18 @@ async function commitAll(
 }
 
 /** Permissions do not bind the superuser, so that a test run by one must step down for a moment. */
+function stepDown(): { readonly stepUp: () => void } {
+  const isSuperuser = process.geteuid?.() === 0
+  if (isSuperuser) process.seteuid?.(65_534)
+  return { stepUp: () => void (isSuperuser && process.seteuid?.(0)) }
+}
+
 function withoutPrivileges<T>(work: () => T): T {
-  if (process.geteuid?.() !== 0) return work()
-  process.seteuid?.(65_534)
+  const { stepUp } = stepDown()
   try {
     return work()
   } finally {
-    process.seteuid?.(0)
+    stepUp()
   }
 }
 
@@ -119,6 +122,7 @@ t.test('the file and the connection are set up to lose nothing', async (t) => {
   t.equal(pragma('auto_vacuum'), 2, 'INCREMENTAL')
   t.equal(pragma('foreign_keys'), 1)
   t.equal(pragma('trusted_schema'), 0)
+  t.equal(pragma('journal_size_limit'), 64 * 1024 * 1024)
   t.ok((pragma('busy_timeout') as number) < 100, 'a wait for the lock hardly blocks the event loop')
   const tables = db.pragma('table_list') as { name: string; type: string; strict: number }[]
   const ours = tables.filter(({ name, type }) => type === 'table' && !name.startsWith('sqlite_'))
@@ -401,11 +405,55 @@ for (const [how, replace] of [
     const gone = { code: 'unavailable', message: /was moved, removed or replaced/ }
     await t.rejects(insertTemplate(storage, tenant, 'lost'), gone)
     await t.rejects(storage.ping(), gone)
+    const elsewhere = openStorage(t, { path: await copyOf(t, `${path}.old`) })
+    t.strictSame(
+      await templateIds(elsewhere, tenant),
+      ['before'],
+      'the file is whole without its log'
+    )
+    if (existsSync(path)) {
+      const other = openStorage(t, { path: await copyOf(t, path, `${path}-wal`) })
+      t.strictSame(
+        await templateIds(other, tenant),
+        [],
+        'and the log has nothing for the other one'
+      )
+    }
     await rename(`${path}.old`, path)
     await storage.ping()
     await insertTemplate(storage, tenant, 'after')
     t.strictSame(await templateIds(storage, tenant), ['after', 'before'])
   })
+
+t.test('a file that is replaced under a storage that is closed then', async (t) => {
+  const { path, tenant } = await preparedDatabase(t)
+  const storage = createStorage(openSqlite({ path }))
+  await insertTemplate(storage, tenant, 'before')
+  await rename(path, `${path}.old`)
+  await copyFile(`${path}.old`, path)
+  await storage.close()
+  t.strictSame(await templateIds(openStorage(t, { path }), tenant), [])
+  t.strictSame(await templateIds(openStorage(t, { path: `${path}.old` }), tenant), ['before'])
+})
+
+/** A file of another name, and its log. */
+async function copyOf(t: Test, path: string, log?: string): Promise<string> {
+  const copy = await databasePath(t)
+  await copyFile(path, copy)
+  if (log) await copyFile(log, `${copy}-wal`)
+  return copy
+}
+
+t.test('a file whose folder may no longer be looked into', async (t) => {
+  const { path, tenant } = await preparedDatabase(t)
+  const folder = join(path, '..')
+  const storage = openStorage(t, { path })
+  await chmod(folder, 0o000)
+  const { stepUp } = stepDown()
+  const stored = await insertTemplate(storage, tenant, 'kept').finally(stepUp)
+  await chmod(folder, 0o700)
+  t.match(stored, [{ id: 'kept' }])
+})
 
 t.test('a file whose settings somebody has changed cannot be made smaller', async (t) => {
   const { path, tenant } = await preparedDatabase(t)
@@ -596,20 +644,45 @@ t.test('a migration that fails is not half applied', async (t) => {
   await createTenant(storage)
 })
 
+/** Runs a program in a process of its own, which imports `module` as `given`. */
+function runElsewhere(module: string, program: string, ...args: string[]): Promise<string> {
+  const source = `const given = await import(${JSON.stringify(packageFile(module).href)}); ${program}`
+  const { NODE_OPTIONS: _, ...env } = process.env
+  const loader = import.meta.resolve('tsx')
+  const options = ['--import', loader, '--input-type=module', '-e', source]
+  return runChild(process.execPath, [...options, ...args], { env })
+}
+
 t.test('two processes may open a new file at once', async (t) => {
   const path = await databasePath(t)
   const program = `
-    const { openSqlite } = await import(${JSON.stringify(sqliteModule)})
-    const driver = openSqlite({ path: process.argv[1] })
+    const driver = given.openSqlite({ path: process.argv[1] })
     console.log(JSON.stringify(await driver.ping()))
     await driver.close()`
-  const { NODE_OPTIONS: _, ...env } = process.env
-  const loader = import.meta.resolve('tsx')
-  const args = ['--import', loader, '--input-type=module', '-e', program, path]
-  const outputs = await Promise.all([1, 2, 3].map(() => runChild(process.execPath, args, { env })))
+  const outputs = await Promise.all(
+    [1, 2, 3].map(() => runElsewhere('adapters/storage/sqlite.ts', program, path))
+  )
   const [first] = outputs
   for (const output of outputs) t.equal(output, first)
   t.match(first, /migration/)
+})
+
+t.test('a copy that another process makes beside writes has all that were there', async (t) => {
+  const path = await databasePath(t)
+  const storage = openStorage(t, { path })
+  const tenant = await createTenant(storage)
+  for (let i = 0; i < 100; i++) await insertTemplate(storage, tenant, `before-${i}`)
+  const program = `new given.default(process.argv[1]).prepare('vacuum into ?').run(process.argv[2])`
+  const module = 'adapters/storage/better-sqlite3.ts'
+  let copied = false
+  const copying = runElsewhere(module, program, path, `${path}.copy`).finally(() => {
+    copied = true
+  })
+  for (let i = 0; !copied; i++) await insertTemplate(storage, tenant, `meanwhile-${i}`)
+  await copying
+  const copy = openStorage(t, { path: `${path}.copy` })
+  for (let i = 0; i < 100; i++)
+    t.ok(await copy.get({ resource: templates, tenant }, `before-${i}`), `row ${i}`)
 })
 
 t.test('an error that is not the storage’s is passed on as it is', async (t) => {
