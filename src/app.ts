@@ -30,7 +30,7 @@ import { limitConnections, refuseOverload } from './overload.js'
 import { createPrincipals } from './principals.js'
 import { ApiError } from './problems.js'
 import { countingStore } from './rate-limit.js'
-import { shareRedis } from './redis.js'
+import { type SharedRedis, shareRedis } from './redis.js'
 import { requireRole } from './route.js'
 import { authRoutes } from './routes/auth.js'
 import { everyResourceRoutes } from './routes/every-resource.js'
@@ -72,9 +72,46 @@ export interface AppOptions {
 /** The API, ready to listen or to be injected requests. It owns none of what it is given. */
 export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   const { env, storage, identity, keyring, stopping } = options
+  const app = createServer(options)
+  await setHeaders(app, env)
+  await refuseOverload(app, env)
+  const shared = options.redis && shareRedis(options.redis, app.log)
+  await limitRates(app, env, shared)
+
+  const principals = createPrincipals(storage)
+  const apiKeys = createApiKeys(storage, principals)
+  app.addHook('onClose', () => apiKeys.close())
+  app.addHook('onRoute', requireRole)
+  receiveRequests(app, stopping)
+  app.addHook('onRequest', authenticate({ storage, identity, principals, apiKeys }))
+  checkValues(app)
+  writeInTurn(app)
+  logRequests(app)
+
+  const lifeMs = env.IDEMPOTENCY_TTL_HOURS * HOUR_MS
+  app.decorate('idempotency', createIdempotency({ storage, keyring, lifeMs }))
+  await documentation(app, version)
+  await app.register(
+    async (api) => {
+      const users = createUsers(storage, identity, principals)
+      const registration = env.REGISTRATION
+      const defence = createLoginDefence(shared)
+      statusRoutes(api, { storage, version, stopping })
+      authRoutes(api, { storage, identity, principals, users, registration, defence })
+      everyResourceRoutes(api, { identity, users, defence, apiKeys, keyring })
+      llmRoutes(api, { env, storage, providers: options.providers ?? [] })
+    },
+    { prefix: '/api' }
+  )
+  await stopInOrder(app)
+  return app
+}
+
+/** Fastify, with connections, bodies and errors as the API has them, and nothing to answer yet. */
+function createServer({ env, logger }: AppOptions): FastifyInstance {
   const app = fastify({
-    logger: options.logger ?? { level: env.LOG_LEVEL },
-    // One line for each request, written by the hook below.
+    logger: logger ?? { level: env.LOG_LEVEL },
+    // One line for each request, written by `logRequests`.
     logController: new LogController({ disableRequestLogging: true }),
     genReqId: () => randomUUID(),
     bodyLimit: env.BODY_LIMIT,
@@ -89,7 +126,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     routerOptions: { maxParamLength: maxHeaderSize },
     clientErrorHandler: answerUnreadable,
     http: {
-      // Node's own refusal would be no problem document: the hook below makes it.
+      // Node's own refusal would be no problem document: `receiveRequests` makes it.
       requireHostHeader: false,
       ...arrivalTimes(env)
     },
@@ -108,7 +145,11 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   app.setErrorHandler(sendError)
   app.setNotFoundHandler((request, reply) => sendProblem(noRoute(request), request, reply))
   app.decorateRequest('caller', null)
+  return app
+}
 
+/** Those of every answer. */
+async function setHeaders(app: FastifyInstance, env: Environment): Promise<void> {
   setSecurityHeaders(app, {
     contentSecurityPolicy: {
       useDefaults: false,
@@ -132,8 +173,14 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       strictPreflight: false,
       exposedHeaders: Object.keys(answerHeaders)
     })
-  await refuseOverload(app, env)
-  const shared = options.redis && shareRedis(options.redis, app.log)
+}
+
+/** Routes say whether they are limited. */
+async function limitRates(
+  app: FastifyInstance,
+  env: Environment,
+  shared: SharedRedis | undefined
+): Promise<void> {
   await app.register(rateLimit, {
     global: false,
     enableDraftSpec: true,
@@ -144,15 +191,10 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       new ApiError('rate_limited', `Too many tries from this IP address. Try again in ${after}.`)
   })
   app.decorate('signInLimit', { max: env.AUTH_RATE_LIMIT_PER_MINUTE, timeWindow: '1 minute' })
+}
 
-  const lifeMs = env.IDEMPOTENCY_TTL_HOURS * HOUR_MS
-  app.decorate('idempotency', createIdempotency({ storage, keyring, lifeMs }))
-
-  const principals = createPrincipals(storage)
-  const apiKeys = createApiKeys(storage, principals)
-  app.addHook('onClose', () => apiKeys.close())
-  app.addHook('onRoute', requireRole)
-  // Hooks that wait for nothing call back: a promise for each is what a request would notice.
+/** This and the other hooks that wait for nothing call back: a promise for each is what a request would notice. */
+function receiveRequests(app: FastifyInstance, stopping: AbortSignal | undefined): void {
   app.addHook('onRequest', (request, reply, done) => {
     reply.header('x-request-id', request.id)
     // Whoever asks again does so on a new connection, and so elsewhere as soon as that is known.
@@ -167,20 +209,24 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     }
     done()
   })
-  app.addHook('onRequest', authenticate({ storage, identity, principals, apiKeys }))
-  app.addHook('preValidation', ({ body, query, params }, _reply, done) => {
-    assertClean(params, 'path')
-    assertClean(query, 'query')
-    assertClean(body, 'body')
-    done()
-  })
   if (stopping)
     app.addHook('onSend', (_request, reply, payload, done) => {
       // Of what was under way before, too: the next request on its connection might be cut.
       if (stopping.aborted) reply.header('connection', 'close')
       done(null, payload)
     })
-  writeInTurn(app)
+}
+
+function checkValues(app: FastifyInstance): void {
+  app.addHook('preValidation', ({ body, query, params }, _reply, done) => {
+    assertClean(params, 'path')
+    assertClean(query, 'query')
+    assertClean(body, 'body')
+    done()
+  })
+}
+
+function logRequests(app: FastifyInstance): void {
   app.addHook('onResponse', ({ log, method, routeOptions, ip }, reply, done) => {
     // The route and not the address: queries and ids are nobody's business in a log.
     const { statusCode: status, elapsedTime } = reply
@@ -189,22 +235,6 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     log.info({ method, route: routeOptions.url, status, duration_us, ip }, 'request')
     done()
   })
-
-  await documentation(app, version)
-  await app.register(
-    async (api) => {
-      const users = createUsers(storage, identity, principals)
-      const registration = env.REGISTRATION
-      const defence = createLoginDefence(shared)
-      statusRoutes(api, { storage, version, stopping })
-      authRoutes(api, { storage, identity, principals, users, registration, defence })
-      everyResourceRoutes(api, { identity, users, defence, apiKeys, keyring })
-      llmRoutes(api, { env, storage, providers: options.providers ?? [] })
-    },
-    { prefix: '/api' }
-  )
-  await stopInOrder(app)
-  return app
 }
 
 function noRoute({ method }: FastifyRequest): ApiError {
