@@ -1,3 +1,4 @@
+import { parseArgs } from 'node:util'
 import { type Extent, groups } from './groups.js'
 import { format, formatProfile, formatReach, isReached, keep, machine } from './results.js'
 
@@ -7,8 +8,10 @@ import { format, formatProfile, formatReach, isReached, keep, machine } from './
  * are named, and nothing is kept. Fails where an answer is wrong, not where a target is missed.
  */
 
-const quick = process.argv.includes('--quick')
-const wanted = process.argv.slice(2).filter((argument) => !argument.startsWith('--'))
+const {
+  values: { quick },
+  positionals: wanted
+} = parseArgs({ allowPositionals: true, options: { quick: { type: 'boolean', default: false } } })
 
 const sizes = [1000, 10_000, 100_000, 1_000_000]
 const extent: Extent = quick
