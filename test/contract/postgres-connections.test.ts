@@ -12,6 +12,7 @@ import { readEnvironment } from '../../src/configuration.js'
 import { runChild, startChild } from '../support/child-process.js'
 import { startCutProxy } from '../support/cut-proxy.js'
 import { freePort } from '../support/free-port.js'
+import { assertGivenUp } from '../support/given-up.js'
 import { lacks } from '../support/lacks.js'
 import {
   type PostgresServer,
@@ -95,6 +96,7 @@ async function testTls(t: Test, server: PostgresServer) {
     const driver = await openPostgres({ url: `${url}?${parameters}` })
     t.strictSame(await server.query(database, encrypted), [{ all: true }], parameters)
     await driver.close()
+    await assertGivenUp(t, `${url}?${parameters}`)
   }
 }
 
