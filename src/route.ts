@@ -165,6 +165,12 @@ export function ifMatchOf(request: Pick<FastifyRequest, 'headers'>): IfMatch {
   )
 }
 
+/** Whether the caller has what it asks for: in a read, weak tags match, too (RFC 9110, 13.1.2). */
+export function isKnownAlready({ headers }: Pick<FastifyRequest, 'headers'>, tag: string): boolean {
+  const known = headers['if-none-match']?.split(',').map((each) => each.trim().replace(/^W\//, ''))
+  return known !== undefined && (known.includes(tag) || known[0] === '*')
+}
+
 /** Whether the request is to change nothing that is there. Other tags than `*` are not heeded. */
 export function isCreateOnly(request: Pick<FastifyRequest, 'headers'>): boolean {
   return request.headers['if-none-match']?.trim() === '*'
@@ -190,7 +196,8 @@ const ifMatchHeader = {
 const ifNoneMatchHeader = {
   'If-None-Match': Type.Optional(
     Type.String({
-      description: '`*` to create only: if there is one already, the answer is 412.'
+      description:
+        'To read: the ETag of the version that is known, such as `"7"`; while there is no other, the answer is 304 without a body. To replace: `*` creates only, and if there is one already, the answer is 412.'
     })
   )
 }
@@ -207,10 +214,10 @@ const idempotencyHeader = {
   )
 }
 
-function documentHeaders({ method, problems, creates }: Guards): { headers?: TObject } {
+function documentHeaders({ method, answers, problems, creates }: Guards): { headers?: TObject } {
   const headers = {
     ...(problems?.includes(412) ? ifMatchHeader : {}),
-    ...(method === 'PUT' ? ifNoneMatchHeader : {}),
+    ...(method === 'PUT' || answers[304] ? ifNoneMatchHeader : {}),
     ...(creates ? idempotencyHeader : {})
   }
   return Object.keys(headers).length ? { headers: Type.Object(headers) } : {}
@@ -218,6 +225,7 @@ function documentHeaders({ method, problems, creates }: Guards): { headers?: TOb
 
 interface Guards {
   readonly method: HTTPMethods
+  readonly answers: Readonly<Record<number, Answer>>
   readonly role: Role | 'anyone'
   readonly params?: TObject
   readonly limited?: boolean | object

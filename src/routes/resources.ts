@@ -1,3 +1,4 @@
+import { Readable } from 'node:stream'
 import { type TObject, type TSchema, type TString, Type } from '@sinclair/typebox'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { type Awaitable, whenThere } from '../../adapters/awaitable.js'
@@ -5,7 +6,15 @@ import type { Change, NewRow, Stored, Values } from '../../adapters/storage/port
 import { resources } from '../../schemas/registry.js'
 import type { AnyResource } from '../../schemas/resource.js'
 import type { Attempt } from '../idempotency.js'
-import { type Caller, etag, ifMatchOf, isCreateOnly, type OperationText, route } from '../route.js'
+import {
+  type Caller,
+  etag,
+  ifMatchOf,
+  isCreateOnly,
+  isKnownAlready,
+  type OperationText,
+  route
+} from '../route.js'
 import { type ChangeOptions, newKey } from '../store.js'
 import { pluralOf, withArticle, wordsOf } from '../words.js'
 import { createdAnswer, createRow, locationOf } from './created-rows.js'
@@ -89,10 +98,17 @@ export function resourceRoutes<R extends AnyResource>(
       operation: operation('get', `Get ${one}`),
       params,
       answers: {
-        200: { description: `The ${wordsOf(resource)}.`, schema: shown, headers: ['ETag'] }
+        200: { description: `The ${wordsOf(resource)}.`, schema: shown, headers: ['ETag'] },
+        ...(behaviour.view ? {} : { 304: { description: 'It is as before.', headers: ['ETag'] } })
       },
       async handler(request, reply, caller) {
-        return send(reply, await caller.store.need(resource, keyOf(request, key)), caller)
+        const row = await caller.store.need(resource, keyOf(request, key))
+        // What else a view is made of may have changed.
+        const isKnown = !behaviour.view && isKnownAlready(request, etag(row as never))
+        if (!isKnown) return send(reply, row, caller)
+        reply.code(304).header('etag', etag(row as never))
+        // To a HEAD without a payload Fastify would say that the row has no length.
+        return reply.send(request.method === 'HEAD' ? Readable.from([]) : undefined)
       }
     })
 

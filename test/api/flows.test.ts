@@ -65,6 +65,26 @@ for (const on of testStorages)
       t.match(absent.json(), { code: 'precondition_failed', detail: /^There is no such flow/ })
     })
 
+    t.test('If-None-Match and the version that is known spare the body', async (t) => {
+      const get = (tags: string, url = '/flows/k') =>
+        send('GET', url, undefined, { 'if-none-match': tags })
+      const { headers } = await send('PUT', '/flows/k', { name: 'K' })
+      const known = headers.etag as string
+      for (const tags of [known, `W/${known}`, `"0", ${known}`, '*']) {
+        const { statusCode, body, headers } = await get(tags)
+        t.strictSame([statusCode, body, headers.etag], [304, '', known], tags)
+        const head = await send('HEAD', '/flows/k', undefined, { 'if-none-match': tags })
+        t.strictSame([head.statusCode, head.headers['content-length']], [304, undefined])
+      }
+      t.equal((await get('"0"')).json().name, 'K')
+      t.equal((await get(known.replaceAll('"', ''))).statusCode, 200, 'a tag has quotes')
+      await send('PATCH', '/flows/k', { name: 'L' })
+      t.equal((await get(known)).json().name, 'L')
+      t.equal((await get('*', '/flows/none')).statusCode, 404)
+      await send('POST', '/secrets', { name: 'S', value: 'v' })
+      t.equal((await get('*', '/secrets/S')).statusCode, 200, 'a secret expires without a change')
+    })
+
     t.test('If-None-Match: * creates only', async (t) => {
       const once = { 'if-none-match': '*' }
       const put = (name: string, headers: Record<string, string> = once) =>

@@ -212,6 +212,8 @@ function failures(
     [400, 'unknown query parameter', sent({ url: `${url}${join}unknown=1` })],
     [400, 'NUL in the query', sent({ url: `${url}${join}x=%00` })]
   ]
+  if (operation.responses[304])
+    found.push([304, 'known already', sent({ headers: { 'if-none-match': '*' } })])
   // Some say themselves how they fail: the storage has no part in it.
   if (!sample[500])
     found.push([
