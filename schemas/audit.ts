@@ -13,8 +13,16 @@ export const audit = defineResource({
       maxLength: 128,
       examples: ['019b76da-a800-7000-8000-000000000001']
     }),
-    action: Type.String({ maxLength: 128, examples: ['flow.create'] }),
-    resource: Type.String({ maxLength: 128, examples: ['flows'] }),
+    action: Type.String({
+      description: 'What was done to one: `flow.create`, `api_key.rotate`.',
+      maxLength: 128,
+      examples: ['flow.create']
+    }),
+    resource: Type.String({
+      description: 'What there are many of, with `_` for the `-` of its path: `flows`, `api_keys`.',
+      maxLength: 128,
+      examples: ['flows']
+    }),
     resource_id: Type.String({
       description: 'The id of the row; of pruned rows, how many they are and how old.',
       maxLength: 256,

@@ -26,7 +26,7 @@ export const Problem = object(
       examples: ['body /name: is required.']
     }),
     code: Type.String({
-      description: 'Stable: programs decide by it.',
+      description: 'Stable: programs decide by it. Later releases may have others.',
       examples: ['validation_failed']
     }),
     request_id: Type.String({
@@ -35,7 +35,7 @@ export const Problem = object(
     }),
     errors: Type.Optional(
       Type.Array(Type.Ref(FieldProblem), {
-        description: 'What is wrong with which field, for validation_failed.',
+        description: 'What is wrong with which field, for validation_failed and unsafe_value.',
         examples: [FieldProblem.examples as unknown[]]
       })
     ),

@@ -54,6 +54,9 @@ declare module 'fastify' {
   }
 }
 
+/** How long browsers may go by a preflight before they ask again. */
+const PREFLIGHT_SECONDS = 600
+
 export interface AppOptions {
   readonly env: Environment
   readonly storage: Storage
@@ -171,6 +174,7 @@ async function setHeaders(app: FastifyInstance, env: Environment): Promise<void>
       methods: ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'],
       // An OPTIONS that is no preflight is answered as one: the refusal would be no problem document.
       strictPreflight: false,
+      maxAge: PREFLIGHT_SECONDS,
       exposedHeaders: Object.keys(answerHeaders)
     })
 }

@@ -30,7 +30,7 @@ export function authenticate({ storage, identity, principals, apiKeys }: Admissi
       const isOver = principal?.sessions && isEnded(principal, identity.sessionOf(token))
       return principal && !isOver
         ? principal
-        : unauthenticated('The token is invalid or no longer valid. Sign in again.')
+        : unauthenticated('The token is invalid or no longer valid. Refresh it, or sign in again.')
     })
   }
 

@@ -40,7 +40,7 @@ export const problems = {
   unauthenticated: {
     status: 401,
     title: 'Not signed in',
-    example: 'The token is invalid or no longer valid. Sign in again.'
+    example: 'The token is invalid or no longer valid. Refresh it, or sign in again.'
   },
   invalid_credentials: {
     status: 401,

@@ -150,7 +150,8 @@ export function requireRole(route: { url: string; config?: { role?: unknown } })
 
 /** @throws ApiError `not_found` for an API key */
 export function userIdOf({ principal }: Caller): string {
-  if (principal.id !== principal.owner) throw new ApiError('not_found', 'An API key is not a user.')
+  if (principal.id !== principal.owner)
+    throw new ApiError('not_found', 'An API key is not a user: GET /api/api-keys/me.')
   return principal.id
 }
 

@@ -1,5 +1,5 @@
 import { STATUS_CODES } from 'node:http'
-import type { TSchema } from '@sinclair/typebox'
+import type { TObject, TSchema } from '@sinclair/typebox'
 import type { Problem } from '../schemas/problem.js'
 import { pascalCase } from '../schemas/resource.js'
 import { answerHeaders } from './answer-headers.js'
@@ -9,8 +9,9 @@ import { type ProblemCode, problems, sampleDetail } from './problems.js'
 /** The parts of an OpenAPI document that are rewritten here. */
 interface Document {
   readonly paths?: Readonly<Record<string, Readonly<Record<string, Operation>> | undefined>>
-  components?: Record<string, unknown> & { readonly schemas?: Readonly<Record<string, TSchema>> }
+  components?: Record<string, unknown> & { readonly schemas?: Schemas }
 }
+type Schemas = Readonly<Record<string, TSchema>>
 interface Operation {
   parameters?: readonly (Parameter | Reference)[]
   readonly requestBody?: RequestBody
@@ -56,7 +57,14 @@ export function shareComponents(document: Document): void {
     for (const [status, response] of Object.entries(operation.responses))
       operation.responses[status] = shareResponse(Number(status), response as Response)
   }
-  document.components = { ...document.components, headers: answerHeaders, parameters, responses }
+  const schemas = withCodes(document.components?.schemas)
+  document.components = {
+    ...document.components,
+    schemas,
+    headers: answerHeaders,
+    parameters,
+    responses
+  }
 
   function shareParameter(parameter: Parameter | Reference): Parameter | Reference {
     const { name } = parameter as Parameter
@@ -76,6 +84,13 @@ export function shareComponents(document: Document): void {
     )
     return { $ref: `#/components/responses/${component}` }
   }
+}
+
+/** Those that there are, for readers and linters: an `enum` would have strict clients break at a new one. */
+function withCodes(schemas: Schemas = {}): Schemas {
+  const { properties, ...problem } = schemas.Problem as TObject
+  const code = { ...(properties.code as TSchema), 'x-extensible-enum': Object.keys(problems) }
+  return { ...schemas, Problem: { ...problem, properties: { ...properties, code } } as TObject }
 }
 
 /** The plugin has it that every body is required. */

@@ -5,7 +5,7 @@ import { includesRole, type Role } from '../../schemas/resource.js'
 import { users } from '../../schemas/users.js'
 import { keptOf, newApiKeyText } from '../api-key-text.js'
 import type { ApiKeyRow, ApiKeys } from '../api-keys.js'
-import { refuseValue } from '../problems.js'
+import { ApiError, refuseValue } from '../problems.js'
 import { type Caller, etag, ifMatchOf, route } from '../route.js'
 import { newKey } from '../store.js'
 import { createdAnswer, createRow } from './created-rows.js'
@@ -24,6 +24,28 @@ export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
         // The row may be gone even where that failed.
         keys.forget(row)
       }
+    }
+  })
+
+  route(app, {
+    method: 'GET',
+    url: '/api-keys/me',
+    role: 'viewer',
+    operation: {
+      id: 'getOwnApiKey',
+      tag,
+      summary: 'Get the API key that you call with',
+      description:
+        'For programs. `role` is what the key may do at the moment, which is no more than its owner may. Where it was rotated since, `prefix` is that of the new key, and yours ends at `previous_expires_at`.'
+    },
+    answers: {
+      200: { description: 'The key.', schema: Type.Ref(apiKeys.view.$id) }
+    },
+    problems: [404],
+    async handler(_request, _reply, { principal, store }) {
+      if (principal.id === principal.owner)
+        throw new ApiError('not_found', 'You call as a user: GET /api/users/me.')
+      return { ...(await store.need(apiKeys, principal.id)), role: principal.role }
     }
   })
 

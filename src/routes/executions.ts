@@ -69,7 +69,8 @@ export function executionRoutes(app: FastifyInstance): void {
       id: 'updateExecution',
       tag,
       summary: 'Move an execution on',
-      description: 'From queued to running, and from running to success, failed or cancelled.'
+      description:
+        'From queued to running, and from running to success, failed or cancelled. Of many who try to take one, one succeeds. A worker that sets `output` to its own name as it takes one sees by it, after a lost answer, whether it did.'
     },
     params: idParams(executions),
     body: ExecutionUpdate,

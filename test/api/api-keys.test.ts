@@ -99,7 +99,7 @@ for (const on of testStorages)
         ] as const)
           t.match((await write(method, url, body)).json(), {
             code: 'not_found',
-            detail: 'An API key is not a user.'
+            detail: 'An API key is not a user: GET /api/api-keys/me.'
           })
 
         const all = api.as((await create({ role: 'admin' })).key)
@@ -149,6 +149,24 @@ for (const on of testStorages)
         t.equal(await statusOf(api.as(rotated.json().key), '/users'), 200)
         t.equal(await statusOf(api.as(key)), 401, method)
       }
+    })
+
+    t.test('it sees what it may do and until when, whatever its role', async (t) => {
+      for (const role of ['viewer', 'editor', 'admin']) {
+        const { key, ...shown } = await create({ role, expires_at: '2099-01-31T00:00:00.000Z' })
+        const { statusCode, json } = await api.as(key)('GET', '/api-keys/me')
+        t.equal(statusCode, 200)
+        const { last_used_at: _, ...seen } = json()
+        t.match(shown, { id: seen.id, role, expires_at: seen.expires_at, prefix: seen.prefix })
+        t.notOk('hash' in seen || 'key' in seen)
+        const other = await create()
+        t.equal(
+          (await api.as(key)('GET', `/api-keys/${other.id}`)).statusCode,
+          role === 'admin' ? 200 : 403
+        )
+      }
+      const { statusCode, json } = await admin.send('GET', '/api-keys/me')
+      t.match([statusCode, json().detail], [404, 'You call as a user: GET /api/users/me.'])
     })
 
     t.test('only its name can be changed', async (t) => {

@@ -12,6 +12,7 @@ t.test('an OPTIONS is answered as a preflight, whatever it lacks', async (t) => 
       t.equal(answer.statusCode, 204, `${url} ${Object.keys(headers)}`)
       t.equal(answer.body, '')
       t.match(answer.headers['access-control-allow-methods'], /PUT/)
+      t.equal(answer.headers['access-control-max-age'], '600')
       t.equal(
         answer.headers['access-control-allow-origin'],
         'origin' in headers ? origin : undefined

@@ -32,6 +32,10 @@ t.test('every route of the API is an operation, and HEAD is none', async (t) => 
   )
 })
 
+t.test('the codes that problems have are listed', async (t) => {
+  t.match(schemas.Problem?.properties, { code: { 'x-extensible-enum': Object.keys(problems) } })
+})
+
 t.test('every operation has a name of its own, one tag and a summary', async (t) => {
   const ids = operations.map(({ operation }) => operation.operationId)
   t.equal(new Set(ids).size, ids.length)

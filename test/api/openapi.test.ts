@@ -236,7 +236,10 @@ function failures(
         )
     ])
   if (!open)
-    found.push([401, 'no token', sent({}, api.send)], [401, 'a bad token', sent({}, api.as('bad'))])
+    found.push(
+      [401, 'no token', sent({ headers: {} }, api.send)],
+      [401, 'a bad token', sent({ headers: {} }, api.as('bad'))]
+    )
   if (operation.responses[403] && !open) found.push([403, 'viewer', sent({}, viewer.send)])
   if (documented.path.includes('{'))
     found.push(

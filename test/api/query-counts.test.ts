@@ -31,10 +31,12 @@ interface Counted {
  * Every route, in an order in which all succeed. A call is one exchange with every storage, as
  * `test/contract/round-trips.test.ts` sees to. Whoever makes a route ask more says so here.
  */
-function requests({ samples, execution, apiKey, viewer, admin, other }: World): Counted[] {
+function requests(world: World): Counted[] {
+  const { samples, execution, apiKey, apiKeyText, viewer, admin, other } = world
   const { email, password, refreshToken } = other
   const named = { name: 'N' }
   const key = { 'idempotency-key': 'once' }
+  const asKey = { authorization: `Bearer ${apiKeyText}` }
   const ask = { prompt: 'Hi', provider: 'scripted' }
   const user = { ...named, email: `u-${admin.email}`, password: 'long enough', role: 'editor' }
   const registration = {
@@ -107,6 +109,8 @@ function requests({ samples, execution, apiKey, viewer, admin, other }: World): 
     { method: 'GET', url: '/api-keys', calls: 'list' },
     { method: 'POST', url: '/api-keys', body: named, calls: 'commit' },
     { method: 'GET', url: `/api-keys/${apiKey}`, calls: 'get' },
+    { method: 'GET', url: '/api-keys/me', headers: asKey, calls: 'list commit get' },
+    { method: 'GET', url: '/api-keys/me', headers: asKey, calls: 'get' },
     { method: 'PATCH', url: `/api-keys/${apiKey}`, body: named, calls: 'get commit' },
     { method: 'POST', url: `/api-keys/${apiKey}/rotate`, body: {}, calls: 'get commit' },
     { method: 'DELETE', url: `/api-keys/${apiKey}`, calls: 'get commit' },

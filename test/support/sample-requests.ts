@@ -26,6 +26,8 @@ export interface World {
   readonly samples: Readonly<Record<string, string>>
   readonly execution: string
   readonly apiKey: string
+  /** The key itself. */
+  readonly apiKeyText: string
 }
 
 export interface SampleRequest {
@@ -59,7 +61,8 @@ export async function createWorld(api: TestApi): Promise<World> {
     other,
     samples,
     execution: execution.json().id,
-    apiKey: apiKey.json().id
+    apiKey: apiKey.json().id,
+    apiKeyText: apiKey.json().key
   }
 }
 
@@ -179,6 +182,10 @@ export const samples: Readonly<Record<string, Sample>> = {
   getApiKey: ({ apiKey }) => ({
     200: { url: `/api-keys/${apiKey}` },
     404: { url: `/api-keys/${nobody}` }
+  }),
+  getOwnApiKey: ({ apiKeyText }) => ({
+    200: { url: '/api-keys/me', headers: { authorization: `Bearer ${apiKeyText}` } },
+    404: { url: '/api-keys/me' }
   }),
   updateApiKey: ({ apiKey }) => ({
     200: { url: `/api-keys/${apiKey}`, body: { name: 'Renamed' } },
