@@ -5,7 +5,13 @@ import { build } from 'esbuild'
 import { packageFile } from '../adapters/package-files.js'
 
 /** The programs of a release, which run as `node dist/src/server.js` and so on. */
-const release = ['src/server.ts', 'src/migrate.ts', 'src/seed.ts', 'src/keys-command.ts']
+const release = [
+  'src/server.ts',
+  'src/migrate.ts',
+  'src/seed.ts',
+  'src/keys-command.ts',
+  'src/users-command.ts'
+]
 
 /**
  * Bundles programs of one folder into the same folder below `dist/`. TypeBox and our own code are

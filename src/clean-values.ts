@@ -65,7 +65,8 @@ function violationOf(value: unknown): string | undefined {
   return typeof value === 'number' ? numberViolation(value) : undefined
 }
 
-function textViolation(text: string): string | undefined {
+/** What the storages would keep differently of a text, to go after its name. */
+export function textViolation(text: string): string | undefined {
   if (text.includes('\0')) return 'contains the character NUL'
   return text.isWellFormed() ? undefined : 'contains half of a surrogate pair'
 }

@@ -31,7 +31,7 @@ function runScript(t: Teardown, name: string, ...args: string[]) {
   )
 }
 
-t.test('seed, keys and migrate run from the sources', async (t) => {
+t.test('seed, keys, users and migrate run from the sources', async (t) => {
   const seed = runScript(t, 'seed')
   t.equal(await seed.ended(), 0, seed.output())
   t.match(seed.output(), 'The demo data is in sqlite')
@@ -39,6 +39,10 @@ t.test('seed, keys and migrate run from the sources', async (t) => {
   const keys = runScript(t, 'keys', 'check')
   t.equal(await keys.ended(), 1, keys.output())
   t.match(keys.output(), 'there is no key file')
+
+  const users = runScript(t, 'users', 'reset-password', 'ada@example.com')
+  t.equal(await users.ended(), 1, users.output())
+  t.match(users.output(), 'Standard input has no password')
 
   const migrate = runScript(t, 'migrate', 'up')
   t.equal(await migrate.ended(), 2, migrate.output())

@@ -4,7 +4,7 @@ import { createStorage } from '../../adapters/storage/storage.js'
 import { openSupabase } from '../../adapters/storage/supabase.js'
 import { withStack } from '../support/postgres-stack.js'
 import { demoTenant, runSeed } from '../support/seed.js'
-import { addressOf, startServer } from '../support/server.js'
+import { addressOf, runProgram, startServer } from '../support/server.js'
 import { snapshotOf } from '../support/snapshot.js'
 import { temporaryFolder } from '../support/storages.js'
 import { startSupabase } from '../support/supabase-stack.js'
@@ -84,6 +84,23 @@ t.test('starting on Supabase', (t) =>
       await runSeed(folder, env)
       t.match(await accounts(), [{ id: account?.id, email: demo.email }])
       t.equal(await signIn(await addressOf(startServer(t, folder, env))), 200)
+    })
+
+    await t.test('npm run users sets the password of the account, by its rules', async (t) => {
+      const api = await addressOf(startServer(t, folder, env))
+      const reset = (password: string) =>
+        runProgram('users-command', folder, env, ['reset-password', demo.email], password)
+      project.auth.settings.minPasswordLength = 12
+      const refused = await reset('ten chars.')
+      project.auth.settings.minPasswordLength = 6
+      t.strictSame(refused, { code: 1, output: 'Password should be at least 12 characters.\n' })
+      t.equal(await signIn(api), 200)
+      const password = 'a password of my own'
+      t.match(await reset(password), { code: 0, output: `${demo.email} has the new password.` })
+      t.equal(await signIn(api), 401)
+      t.equal(await signIn(api, { ...demo, password }), 200)
+      const { audit } = await snapshotOf(storage, demoTenant)
+      t.match(audit?.[0], { actor: 'system', action: 'user.update', fields: ['password'] })
     })
   })
 )

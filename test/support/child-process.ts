@@ -19,9 +19,19 @@ export interface Child {
  */
 export const uncounted = { _TAPJS_PROCESSINFO_COVERAGE_: '0' }
 
+interface ChildOptions extends SpawnOptions {
+  /** What is on its standard input; nothing by default. */
+  readonly input?: string | Buffer
+}
+
 /** Starts a program that does not outlive this process. */
-export function startChild(command: string, args: string[], options: SpawnOptions = {}): Child {
-  const child = spawn(command, args, optionsFor(options))
+export function startChild(
+  command: string,
+  args: string[],
+  { input, ...options }: ChildOptions = {}
+): Child {
+  const child = spawn(command, args, optionsFor(options, input === undefined ? 'ignore' : 'pipe'))
+  child.stdin?.end(input)
   let output = ''
   const listeners = new Set<() => void>()
   for (const stream of [child.stdout, child.stderr])
@@ -79,9 +89,9 @@ export async function runChild(
   return output
 }
 
-function optionsFor(options: SpawnOptions): SpawnOptions {
+function optionsFor(options: SpawnOptions, stdin: 'ignore' | 'pipe' = 'ignore'): SpawnOptions {
   const env = { ...(options.env ?? process.env), ...uncounted }
-  return { ...options, env, stdio: ['ignore', 'pipe', 'pipe'] }
+  return { ...options, env, stdio: [stdin, 'pipe', 'pipe'] }
 }
 
 function isRunning(child: ChildProcess): boolean {

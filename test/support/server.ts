@@ -3,7 +3,7 @@ import { packageFile } from '../../adapters/package-files.js'
 import { type Child, startChild } from './child-process.js'
 import type { Teardown } from './storages.js'
 
-type Program = 'server' | 'migrate' | 'seed' | 'keys-command'
+type Program = 'server' | 'migrate' | 'seed' | 'keys-command' | 'users-command'
 
 /** The path of a program of the build, which tap makes before the first test. */
 export function builtProgram(name: Program): string {
@@ -44,17 +44,22 @@ export function startServer(
   return child
 }
 
-/** Runs a program of the build to its end, in a folder with these variables and no others. */
+/**
+ * Runs a program of the build to its end, in a folder with these variables and no others.
+ * @param input what is on its standard input; nothing by default.
+ */
 export async function runProgram(
   name: Program,
   folder: string,
   env: Readonly<Record<string, string>>,
-  args: readonly string[] = []
+  args: readonly string[] = [],
+  input?: string | Buffer
 ): Promise<{ code: number | null; output: string }> {
   const { PATH = '' } = process.env
   const child = startChild(process.execPath, [builtProgram(name), ...args], {
     cwd: folder,
-    env: { PATH, ...env }
+    env: { PATH, ...env },
+    ...(input === undefined ? {} : { input })
   })
   const code = await child.ended()
   return { code, output: child.output() }
