@@ -44,6 +44,6 @@ export const secrets = defineResource({
   access: {
     read: 'viewer',
     write: 'editor',
-    operations: ['list', 'get', 'create', 'replace', 'delete']
+    operations: ['list', 'get', 'create', 'replace', 'update', 'delete']
   }
 })

@@ -9,9 +9,11 @@ import { resourceRoutes } from './resources.js'
 export function secretRoutes(app: FastifyInstance, keyring: Keyring): void {
   resourceRoutes(app, secrets, {
     columns({ value, expires_at }, name, { principal }): Values<typeof secrets> {
+      const context = secretContext({ tenant_id: principal.tenant, name })
       return {
-        ...keyring.seal(value as string, secretContext({ tenant_id: principal.tenant, name })),
-        expires_at: (expires_at as string | undefined) ?? null
+        // A change may leave either as it is.
+        ...(value === undefined ? {} : keyring.seal(value as string, context)),
+        ...(expires_at === undefined ? {} : { expires_at: expires_at as string | null })
       }
     },
     view: (row) => ({ ...row, expired: isExpired(row), expires_soon: expiresSoon(row) })

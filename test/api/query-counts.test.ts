@@ -84,6 +84,7 @@ function requests(world: World): Counted[] {
     { method: 'GET', url: '/secrets/S', calls: 'get' },
     { method: 'POST', url: '/secrets', body: { name: 'NEW', value: 'v' }, calls: 'commit' },
     { method: 'PUT', url: '/secrets/PUT', body: { value: 'v' }, calls: 'get commit' },
+    { method: 'PATCH', url: '/secrets/PUT', body: { value: 'w' }, calls: 'get commit' },
     { method: 'DELETE', url: '/secrets/PUT', calls: 'commit' },
 
     // Usage is stored now and then, for many calls at once, and before it is read.

@@ -120,6 +120,7 @@ const table: Readonly<Record<string, Row>> = {
     body: { value: 'v' },
     expected: [401, 403, 200, 200, 201]
   },
+  'PATCH /api/secrets/:name': { params: { name: 'one' }, body: { value: 'w' }, expected: change },
   'DELETE /api/secrets/:name': { params: { name: 'spare' }, expected: remove },
 
   // 503: there is no provider. 400: there is no prompt. Either way, the route was reached.

@@ -68,6 +68,27 @@ for (const on of testStorages)
       )
     })
 
+    t.test('a change leaves the value, or the expiry, as it is', async (t) => {
+      const opened = async () => {
+        const row = await stored('KEPT')
+        return row && { value: api.keyring.open(row, [tenant, 'KEPT']), expires_at: row.expires_at }
+      }
+      const expires_at = '2099-01-31T00:00:00.000Z'
+      await send('PUT', '/secrets/KEPT', { value })
+      t.match((await send('PATCH', '/secrets/KEPT', { expires_at })).json(), { expires_at })
+      t.strictSame(await opened(), { value, expires_at })
+      const changed = await send('PATCH', '/secrets/KEPT', { value: 'another' })
+      t.match(changed.json(), { expires_at, expired: false })
+      t.notMatch(changed.body, 'another')
+      t.strictSame(await opened(), { value: 'another', expires_at })
+      await send('PATCH', '/secrets/KEPT', { expires_at: null })
+      t.strictSame(await opened(), { value: 'another', expires_at: null })
+      const audit = await send('GET', '/audit?resource_id=KEPT&action=secret.update&order=asc')
+      const fields = audit.json().map((entry: { fields: string[] }) => entry.fields)
+      t.strictSame(fields, [['expires_at'], ['value'], ['expires_at']])
+      t.equal((await send('PATCH', '/secrets/KEPT', { value: null })).statusCode, 400)
+    })
+
     t.test('the name is the key, in any script', async (t) => {
       for (const name of ['ключ', '鍵', '🔑', 'a.b-c_d', "it's", '100%']) {
         const created = await send('POST', '/secrets', { name, value })
@@ -76,6 +97,5 @@ for (const on of testStorages)
         t.equal(read.json().name, name)
       }
       t.equal((await send('POST', '/secrets', { name: 'ключ', value })).statusCode, 409)
-      t.equal((await send('PATCH', '/secrets/TOKEN', { value })).statusCode, 404)
     })
   })

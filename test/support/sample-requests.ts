@@ -294,6 +294,11 @@ export const samples: Readonly<Record<string, Sample>> = {
     },
     412: { url: '/secrets/S', body: { value: 'v' }, headers: lateVersion }
   }),
+  updateSecret: () => ({
+    200: { url: '/secrets/S', body: { expires_at: '2099-01-31T00:00:00.000Z' } },
+    404: { url: '/secrets/ABSENT', body: { value: 'v' } },
+    412: { url: '/secrets/S', body: { value: 'v' }, headers: lateVersion }
+  }),
   deleteSecret: () => ({
     204: { url: '/secrets/S' },
     404: { url: '/secrets/ABSENT' },
