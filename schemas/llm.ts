@@ -88,6 +88,23 @@ const usage = Nullable(
     })
   )
 )
+/** Longest reason that is passed on, in characters. */
+export const MOST_FINISH_REASON = 64
+/** Those that are documented. A provider may have others. */
+export const finishReasons: readonly string[] = ['stop', 'length', 'content_filter', 'refusal']
+
+const finishReason = Nullable(
+  Type.String({
+    maxLength: MOST_FINISH_REASON,
+    description:
+      "How the answer ended, in the provider's own word. `stop`: it is whole. `length`: it was cut " +
+      "off, at `maxTokens` or at the model's own limit; ask with a larger `maxTokens`, or for less. " +
+      '`content_filter`: the provider left out all or a part of it; change the prompt. `refusal`: ' +
+      'the model declines, and `content` is what it says instead; told also where the provider marks ' +
+      'a refusal and says `stop`. Providers may have other words; null where they give none.',
+    examples: finishReasons
+  })
+)
 const answer = {
   content: Type.String({ examples: ['Welcome! It is good to have you here.'] }),
   model: Type.String({ description: 'The model that answered.', examples: ['gpt-4o-mini'] }),
@@ -95,7 +112,8 @@ const answer = {
     description: 'When, in seconds since 1970, as the provider says.',
     examples: [1_769_851_800]
   }),
-  usage
+  usage,
+  finish_reason: finishReason
 }
 
 export const LlmCompletion = object('LlmCompletion', answer)
@@ -155,7 +173,8 @@ export const LlmEvents = Type.String({
   ]),
   examples: [
     'data: {"delta":"Wel"}\n\ndata: {"delta":"come!"}\n\n' +
-      'data: {"done":true,"content":"Welcome!","model":"gpt-4o-mini","created":1769851800,"usage":null}\n\n'
+      'data: {"done":true,"content":"Welcome!","model":"gpt-4o-mini","created":1769851800,"usage":null,' +
+      '"finish_reason":"stop"}\n\n'
   ]
 })
 

@@ -4,6 +4,7 @@ import type {
   ChatCompletionCreateParams,
   ChatCompletionMessageParam
 } from 'openai/resources/chat/completions'
+import { MOST_FINISH_REASON } from '../../schemas/llm.js'
 import { createKeepAliveFetch } from '../keep-alive-fetch.js'
 import {
   type Completion,
@@ -84,7 +85,8 @@ export function openOpenAi(
         }
         const chunks = await client.chat.completions.create(body, { signal: wait.signal })
         const end = { model: prompt.model, created: 0, usage: null as TokenCounts | null }
-        let finished = false
+        let reason: unknown
+        let refused = false
         let length = 0
         for await (const { choices, model, created, usage } of chunks) {
           wait.pause()
@@ -92,7 +94,8 @@ export function openOpenAi(
           if (Number.isInteger(created)) end.created = created
           if (usage) end.usage = tokenCounts(usage)
           const [choice] = choices ?? []
-          if (choice?.finish_reason) finished = true
+          reason = choice?.finish_reason || reason
+          refused ||= isRefusal(choice?.delta)
           const delta = textOf(choice?.delta)
           length += delta.length
           if (length > MOST_TEXT) throw new LlmError('failed')
@@ -100,8 +103,8 @@ export function openOpenAi(
           wait.resume(timeouts.silenceMs)
         }
         // The package ends an aborted stream, and one that breaks off, as if it were complete.
-        if (!finished) throw new LlmError('failed')
-        yield { end }
+        if (!reason) throw new LlmError('failed')
+        yield { end: { ...end, finish_reason: finishReasonOf(reason, refused) } }
       } catch (error) {
         throw wait.explain(error)
       } finally {
@@ -147,13 +150,14 @@ function startWaiting(callers: AbortSignal, milliseconds: number) {
 
 function completionOf(answer: ChatCompletion, prompt: Prompt): Completion {
   // Whatever a server sends as JSON, or as anything else, comes through unchecked.
-  const message = (answer as Partial<ChatCompletion> | undefined)?.choices?.[0]?.message
-  if (!message) throw new LlmError('failed')
+  const choice = (answer as Partial<ChatCompletion> | undefined)?.choices?.[0]
+  if (!choice?.message) throw new LlmError('failed')
   return {
-    content: textOf(message),
+    content: textOf(choice.message),
     model: modelOf(answer.model) ?? prompt.model,
     created: Number.isInteger(answer.created) ? answer.created : 0,
-    usage: answer.usage ? tokenCounts(answer.usage) : null
+    usage: answer.usage ? tokenCounts(answer.usage) : null,
+    finish_reason: finishReasonOf(choice.finish_reason, isRefusal(choice.message))
   }
 }
 
@@ -164,9 +168,22 @@ interface Said {
 
 /** @throws LlmError `failed` for what is no text, which nobody behind this could read. */
 function textOf(said: Said | null | undefined): string {
-  const text = said?.content ?? said?.refusal ?? ''
+  const text = said?.content || said?.refusal || ''
   if (typeof text !== 'string') throw new LlmError('failed')
   return text
+}
+
+/** Whether the text is one. */
+function isRefusal(said: Said | null | undefined): boolean {
+  return !said?.content && Boolean(said?.refusal)
+}
+
+/** OpenAI ends a refusal with `stop`, as it does a whole answer. */
+function finishReasonOf(reason: unknown, refused: boolean): string | null {
+  const isWord = typeof reason === 'string' && reason !== '' && reason.length <= MOST_FINISH_REASON
+  const word = isWord ? reason : null
+  const saysMore = word !== null && word !== 'stop'
+  return refused && !saysMore ? 'refusal' : word
 }
 
 function modelOf(name: unknown): string | undefined {

@@ -15,9 +15,7 @@ export type TokenCounts = Readonly<LlmTokens>
 export type Completion = Readonly<LlmCompletion>
 
 /** A piece of a streamed answer, or, last, what is about it. */
-export type Part =
-  | { readonly delta: string }
-  | { readonly end: Pick<Completion, 'model' | 'created' | 'usage'> }
+export type Part = { readonly delta: string } | { readonly end: Omit<Completion, 'content'> }
 
 /**
  * Somebody who runs models. Failures are `LlmError`s. Aborting the signal ends the request at the

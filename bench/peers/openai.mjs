@@ -33,5 +33,6 @@ async function complete(prompt) {
     model: 'bench',
     messages
   })
-  return { content: choices[0].message.content, model, created, usage }
+  const [{ message, finish_reason }] = choices
+  return { content: message.content, model, created, usage, finish_reason }
 }

@@ -1,7 +1,13 @@
 import type { Completion, LlmProvider, Part, Prompt, TokenCounts } from '../../adapters/llm/port.js'
 import { LlmError } from '../../adapters/llm/port.js'
 import type { TenantId } from '../../adapters/storage/port.js'
-import type { LlmCompletion, LlmDelta, LlmDone, LlmRequest } from '../../schemas/llm.js'
+import {
+  finishReasons,
+  type LlmCompletion,
+  type LlmDelta,
+  type LlmDone,
+  type LlmRequest
+} from '../../schemas/llm.js'
 import { ApiError } from '../problems.js'
 import { type CompletionCache, cacheKey } from './cache.js'
 import type { CallLog } from './call-log.js'
@@ -149,7 +155,10 @@ export function createCalls(options: CallsOptions): Calls {
           call.answerChars = content.length
           yield { delta }
         }
-        if (end) yield { done: true, content, ...end }
+        if (end) {
+          call.finishReason = end.finish_reason
+          yield { done: true, content, ...end }
+        }
       }
       call.succeed()
     } catch (error) {
@@ -172,6 +181,7 @@ export function createCalls(options: CallsOptions): Calls {
         // Kept answers too: the terms may be others by now.
         if (!moderation.passes(completion.content)) withhold()
         call.answerChars = completion.content.length
+        call.finishReason = completion.finish_reason
         call.succeed()
         return { completion, hit: call.cache === 'hit' || call.cache === 'shared' }
       } catch (error) {
@@ -198,6 +208,11 @@ function howToConfigure(known: readonly string[]): string {
   return `The provider openai is not configured. Set OPENAI_API_KEY, and OPENAI_BASE_URL for a server other than OpenAI.${others}`
 }
 
+/** The provider's own words stay out of the log: they may be anything. */
+function loggedReason(reason: string | null): string | null {
+  return reason === null || finishReasons.includes(reason) ? reason : 'other'
+}
+
 /** One call from its start to the line in the log that tells of it. */
 class Call {
   // As configured, and not as asked for: what a request says instead may be anything.
@@ -207,6 +222,7 @@ class Call {
   /** What the provider charges for this call. */
   tokens: TokenCounts | null = null
   answerChars = 0
+  finishReason: string | null = null
   readonly #begun = performance.now()
   #firstTokenMs: number | null = null
   #told = false
@@ -261,6 +277,7 @@ class Call {
       completion_tokens: tokens?.completion_tokens ?? 0,
       ms: this.#elapsed(),
       first_token_ms: this.#firstTokenMs,
+      finish_reason: loggedReason(this.finishReason),
       cache: this.cache,
       outcome
     })

@@ -37,16 +37,18 @@ const storageless: Readonly<Record<string, string>> = {
   streamByQuery: 'the same'
 }
 
+const aboutEchoes = { created: 1_769_851_800, usage: null, finish_reason: 'stop' }
+
 /** A model that answers with what it was asked. */
 const echo: LlmProvider = {
   name: 'openai',
   defaultModel: 'echo',
   async complete({ prompt, model }) {
-    return { content: prompt, model, created: 1_769_851_800, usage: null }
+    return { content: prompt, model, ...aboutEchoes }
   },
   async *stream({ prompt, model }) {
     yield { delta: prompt }
-    yield { end: { model, created: 1_769_851_800, usage: null } }
+    yield { end: { model, ...aboutEchoes } }
   },
   close() {}
 }

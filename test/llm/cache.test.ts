@@ -113,7 +113,8 @@ async function passThrough(api: LlmApi, upstream: Upstream): Promise<void> {
   await aborted
 }
 
-const completion = (content: string) => ({ content, model: 'm', created: 1, usage: null })
+const about = { model: 'm', created: 1, usage: null, finish_reason: 'stop' }
+const completion = (content: string) => ({ content, ...about })
 const limits = { entries: 3, bytes: 100_000, lifeMs: 1000 }
 
 t.test('the cache is bounded by entries and by bytes', async (t) => {

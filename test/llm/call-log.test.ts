@@ -13,7 +13,13 @@ import t from 'tap'
 import { llmUsage } from '../../schemas/llm-usage.js'
 import { type CallLogOptions, openCallLog } from '../../src/llm/call-log.js'
 import { exchange, llmApi } from '../support/llm-api.js'
-import { answerWith, beginStream, refuseWith, startUpstream } from '../support/llm-upstream.js'
+import {
+  answerOddly,
+  answerWith,
+  beginStream,
+  refuseWith,
+  startUpstream
+} from '../support/llm-upstream.js'
 import { type Teardown, temporaryFolder } from '../support/storages.js'
 
 function logIn(t: Teardown, options: Partial<CallLogOptions> = {}) {
@@ -75,10 +81,13 @@ t.test('each call is a line, with what it cost and how it ended', async (t) => {
     completion_tokens: 5,
     ms: Number,
     first_token_ms: null,
+    finish_reason: 'stop',
     cache: 'miss',
     outcome: 'ok'
   })
   t.match(hit, { answer_chars: 6, completion_tokens: 0, cache: 'hit', outcome: 'ok' })
+  for (const { finish_reason } of [hit, stream]) t.equal(finish_reason, 'stop')
+  for (const { finish_reason } of [banned, limited, cancelled]) t.equal(finish_reason, null)
   t.match(stream, { route: '/api/llm/stream', completion_tokens: 5, cache: 'off', outcome: 'ok' })
   t.ok(stream.first_token_ms > 0 && stream.first_token_ms <= stream.ms)
   t.match(banned, { answer_chars: 0, prompt_tokens: 0, outcome: 'banned_term' })
@@ -87,6 +96,25 @@ t.test('each call is a line, with what it cost and how it ended', async (t) => {
   const from = { resource: llmUsage, tenant: complete.tenant } as const
   const { rows } = await api.storage.list(from, { filter: { model: cancelled.model }, limit: 2 })
   t.match(rows, [{ calls: 3, errors: 2 }], 'who left is no error')
+})
+
+t.test('the log tells how answers ended, and quotes no word that it does not know', async (t) => {
+  const upstream = await startUpstream(t)
+  const path = join(temporaryFolder(t), 'llm.log')
+  const api = await llmApi(t, upstream.url, { env: { LLM_LOG_PATH: path } })
+  const ask = async (message: object, said: unknown) => {
+    upstream.answer = answerOddly(message, {}, said)
+    await api.admin.send('POST', '/llm/complete', { prompt: 'Hi' })
+    await api.admin.send('POST', '/llm/stream', { prompt: 'Hi' })
+  }
+  for (const said of ['length', 'content_filter', 'eos', 5]) await ask({ content: 'Hel' }, said)
+  await ask({ refusal: 'No.' }, 'stop')
+  await api.app.close()
+  const lines = readFileSync(path, 'utf8').trimEnd().split('\n')
+  t.strictSame(
+    lines.map((line) => JSON.parse(line).finish_reason),
+    ['length', 'content_filter', 'other', null, 'refusal'].flatMap((each) => [each, each])
+  )
 })
 
 t.test('the file begins anew when it is large, and the oldest go', async (t) => {

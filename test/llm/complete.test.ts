@@ -17,7 +17,13 @@ t.test('complete asks the provider and answers in the fixed shape', async (t) =>
   })
   const answer = await admin.send('POST', '/llm/complete', { prompt: 'Hi' })
   t.equal(answer.statusCode, 200)
-  t.strictSame(answer.json(), { content: 'Hello!', model: 'small-2026', created, usage: tokens })
+  t.strictSame(answer.json(), {
+    content: 'Hello!',
+    model: 'small-2026',
+    created,
+    usage: tokens,
+    finish_reason: 'stop'
+  })
   t.equal(answer.headers['x-cache'], 'miss')
   const { body, headers } = await upstream.received(0)
   t.strictSame(body, {

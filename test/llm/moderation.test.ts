@@ -186,7 +186,8 @@ t.test('a kept answer is checked when it is sent again', async (t) => {
     maxTokens: undefined
   }
   const content = 'A swordfish.'
-  cache.set(cacheKey('t', 'scripted', prompt), { content, model: 'm', created: 1, usage: null })
+  const about = { model: 'm', created: 1, usage: null, finish_reason: 'stop' }
+  cache.set(cacheKey('t', 'scripted', prompt), { content, ...about })
   const origin = { tenant: 't' as never, user: 'u', requestId: 'r', route: '/' }
   const ask = { prompt: 'Hi', provider: 'scripted' }
   await t.rejects(calls.complete(ask, origin, new AbortController()), {

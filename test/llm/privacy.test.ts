@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { exchange, llmApi, PROVIDER_KEY, readAll } from '../support/llm-api.js'
 import {
+  answerOddly,
   answerWith,
   beginStream,
   type Received,
@@ -68,6 +69,8 @@ t.test(
     upstream.answer = answerWith('ANSWER', 'MARK')
     await everyWay()
     t.match(answered, 'ANSWERMARK')
+    upstream.answer = answerOddly({ content: 'ANSWERMARK' }, {}, 'PROMPTMARK')
+    await everyWay()
     for (const status of [400, 401, 403, 404, 408, 429, 500, 503]) {
       upstream.answer = echo(status)
       await everyWay()

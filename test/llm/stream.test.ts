@@ -47,7 +47,14 @@ t.test('both streams send the pieces and, in the end, the whole', async (t) => {
         { delta: 'Hel' },
         { delta: 'lo' },
         { delta: ' 🙂' },
-        { done: true, content: 'Hello 🙂', model: 'm-2026', created, usage: tokens }
+        {
+          done: true,
+          content: 'Hello 🙂',
+          model: 'm-2026',
+          created,
+          usage: tokens,
+          finish_reason: 'stop'
+        }
       ]
     )
   }

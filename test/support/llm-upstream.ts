@@ -117,13 +117,13 @@ export function sendPiece(request: Received, content: string): boolean {
   return sendChunk(request, [{ index: 0, delta: { content }, finish_reason: null }])
 }
 
-export function endStream(request: Received): void {
-  sendChunk(request, [{ index: 0, delta: {}, finish_reason: 'stop' }])
+export function endStream(request: Received, finish_reason = 'stop'): void {
+  sendChunk(request, [{ index: 0, delta: {}, finish_reason }])
   sendChunk(request, [], tokens)
   request.response.end('data: [DONE]\n\n')
 }
 
-function sendChunk(
+export function sendChunk(
   { body, response }: Received,
   choices: readonly object[],
   usage: object | null = null
@@ -142,10 +142,10 @@ export async function untilAtRest(sent: () => number): Promise<void> {
   }
 }
 
-/** Answers with a message, or with a stream of it as one piece, of whatever form. */
-export function answerOddly(message: unknown, about: object = {}) {
+/** Answers with a message, or with a stream of it as one piece, of whatever form and ending. */
+export function answerOddly(message: unknown, about: object = {}, finish_reason: unknown = 'stop') {
   return ({ body, response }: Received): void => {
-    const choice = { index: 0, finish_reason: 'stop' }
+    const choice = { index: 0, finish_reason }
     const answer = { id: 'chatcmpl-1', created, model: body.model, ...about }
     if (body.stream) {
       response.writeHead(200, { 'content-type': 'text/event-stream' })

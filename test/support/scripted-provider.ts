@@ -10,6 +10,8 @@ const failures: Readonly<Record<string, () => Error>> = {
   fault: () => new Error('secret cause')
 }
 
+const about = { created: 1, usage: null, finish_reason: 'stop' }
+
 /** A provider that does what its prompts say, where a test is about something else than providers. */
 export const scriptedProvider: LlmProvider = {
   name: 'scripted',
@@ -17,14 +19,14 @@ export const scriptedProvider: LlmProvider = {
 
   async complete({ prompt, model }) {
     failAsTold(prompt)
-    return { content: 'Hello!', model, created: 1, usage: null }
+    return { content: 'Hello!', model, ...about }
   },
 
   stream({ prompt, model }) {
     failAsTold(prompt)
     return (async function* () {
       yield { delta: 'Hello!' }
-      yield { end: { model, created: 1, usage: null } }
+      yield { end: { model, ...about } }
     })()
   },
 
