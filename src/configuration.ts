@@ -188,6 +188,17 @@ export interface StorageChoice {
   readonly reason: string
 }
 
+/**
+ * The environment of a command that works on what a server keeps.
+ * @param inMemory says why there is nothing to do where it keeps nothing.
+ */
+export function readKeptEnvironment(inMemory: string): Environment {
+  loadEnvironmentFiles()
+  const env = readEnvironment(process.env)
+  if (!chooseStorage(env).entry.isKept) throw new ConfigurationError(inMemory)
+  return env
+}
+
 /** @throws ConfigurationError where variables that belong together are half set. */
 export function chooseStorage(env: Environment): StorageChoice {
   if (env.STORAGE) {

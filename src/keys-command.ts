@@ -1,10 +1,5 @@
 import { runCommand } from './command.js'
-import {
-  ConfigurationError,
-  chooseStorage,
-  loadEnvironmentFiles,
-  readEnvironment
-} from './configuration.js'
+import { readKeptEnvironment } from './configuration.js'
 import { verifyKeys } from './key-canaries.js'
 import { checkSecrets, type KeyReport, rotateSecrets } from './key-rotation.js'
 import { openBackend } from './open.js'
@@ -27,10 +22,7 @@ async function main(args: readonly string[]): Promise<void> {
     process.exitCode = 2
     return
   }
-  loadEnvironmentFiles()
-  const env = readEnvironment(process.env)
-  if (!chooseStorage(env).entry.isKept)
-    throw new ConfigurationError('Secrets in memory end with the server that has them.')
+  const env = readKeptEnvironment('Secrets in memory end with the server that has them.')
   const { storage, keys } = await openBackend(env, { mayMake: false })
   try {
     // A key that nothing was written with may be a mistake, which a look must not make the truth.

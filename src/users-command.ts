@@ -6,12 +6,7 @@ import { Password, users } from '../schemas/users.js'
 import { bySystem } from './audit-entry.js'
 import { textViolation } from './clean-values.js'
 import { runCommand } from './command.js'
-import {
-  ConfigurationError,
-  chooseStorage,
-  loadEnvironmentFiles,
-  readEnvironment
-} from './configuration.js'
+import { readKeptEnvironment } from './configuration.js'
 import { type Opened, openBackend } from './open.js'
 import { createPrincipals } from './principals.js'
 import { ApiError } from './problems.js'
@@ -32,10 +27,7 @@ async function main(args: readonly string[]): Promise<void> {
     process.exitCode = 2
     return
   }
-  loadEnvironmentFiles()
-  const env = readEnvironment(process.env)
-  if (!chooseStorage(env).entry.isKept)
-    throw new ConfigurationError('Users in memory end with the server that has them.')
+  const env = readKeptEnvironment('Users in memory end with the server that has them.')
   const drawn = process.stdin.isTTY ? drawPassword() : null
   const password = drawn ?? (await readPassword())
   const opened = await openBackend(env, { mayMake: false })
