@@ -154,7 +154,8 @@ export const Environment = Type.Object({
   DATABASE_URL: Type.Optional(
     Type.String({
       pattern: '^postgres(ql)?://',
-      description: 'Postgres to use, as a postgres:// URL.'
+      description:
+        'Postgres to use, as a postgres:// URL; over a network with ?sslmode=verify-full.'
     })
   ),
   DATABASE_POOL_SIZE: Type.Integer({

@@ -96,7 +96,11 @@ t.test('variables have types, ranges and defaults', async (t) => {
 t.test('a mistake is told with what the variable is for', async (t) => {
   for (const [name, value, message] of [
     ['SQLITE_PATH', ':memory:', / In memory is STORAGE=memory\.$/],
-    ['DATABASE_URL', 'localhost/app', / Postgres to use, as a postgres:\/\/ URL\.$/],
+    [
+      'DATABASE_URL',
+      'localhost/app',
+      / Postgres to use, as a postgres:\/\/ URL; over a network with \?sslmode=verify-full\.$/
+    ],
     ['LLM_CACHE_ENABLED', '1', /^LLM_CACHE_ENABLED must be true or false\. /]
   ] as const)
     t.throws(() => readEnvironment({ [name]: value }), { message })
