@@ -1,5 +1,5 @@
 import { hash } from 'node:crypto'
-import { setImmediate as nextTurn } from 'node:timers/promises'
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { reasonOf } from '../reason.js'
 import { StorageError } from './errors.js'
@@ -60,6 +60,11 @@ export class Unanswered extends Error {
   }
 }
 
+const QUERY_CANCELED = '57014'
+const TOO_MANY_CONNECTIONS = '53300'
+const RETRY_MS = 20
+/** How long the server may take to cancel what it did not answer in time, before its connection is given up. */
+const CANCEL_MS = 1000
 /** Brief statements on one connection: the last waits for the others. */
 const MOST_TOGETHER = 16
 
@@ -81,7 +86,7 @@ export function withDefaults({
 }
 
 export function openConnections(options: Required<ConnectionOptions>): Connections {
-  const { timeoutMs, onWarning } = options
+  const { connectTimeoutMs, timeoutMs, onWarning } = options
   const pool = openPool(options)
   let prepared = options.preparedStatements
   /** By tables: those that go together at the end of this turn of the event loop. */
@@ -89,25 +94,35 @@ export function openConnections(options: Required<ConnectionOptions>): Connectio
 
   /** Sends statements one after the other, without waiting for answers in between. */
   function sendAll(client: pg.PoolClient, waiting: readonly Waiting[]): void {
-    const begin = performance.now()
     const failed = new Set<string>()
     let left = waiting.length
     let broken = false
+    let late = false
+    const timer = setTimeout(() => {
+      late = true
+      cancelStatement(client)
+    }, timeoutMs)
 
     /** Before the last caller is answered: it may want a connection at once. */
     function release(): void {
-      if (--left === 0) client.release(broken)
+      if (--left > 0) return
+      clearTimeout(timer)
+      // What was to be cancelled may have ended by itself: the next statement here would be instead.
+      client.release(broken || late)
     }
 
     function fail({ statement, resolve, reject }: Waiting, error: Error): void {
       const state = stateOf(error)
       const lost = state === undefined || meaningOf(state) === 'lost'
-      // One that is given up takes along those behind it, which waited as long.
-      const late = lost && performance.now() - begin > 0.9 * timeoutMs
-      if (late && !broken) cancelStatement(client)
       // A replica answers "read-only" after a failover: the next connection may find the primary.
       broken ||= lost || state === '25006'
       release()
+      // Those behind it waited as long: what it was to prepare is not there, or they wait for the same.
+      if (late && (state === QUERY_CANCELED || isUnknown(error))) {
+        if (left > 0) cancelStatement(client)
+        reject(unavailable(new Error('it did not answer in time', { cause: error })))
+        return
+      }
       if (isUnknown(error)) {
         // Not the server's fault where the one before, which was to prepare it, failed.
         if (failed.has(statement.text)) resolve(sendAlone(statement))
@@ -132,13 +147,26 @@ export function openConnections(options: Required<ConnectionOptions>): Connectio
   async function connectAndSend(waiting: readonly Waiting[]): Promise<void> {
     let client: pg.PoolClient
     try {
-      // It may throw, too: for a certificate that is no longer there.
-      client = await pool.connect()
+      client = await connect()
     } catch (error) {
       for (const { reject } of waiting) reject(unavailable(error))
       return
     }
     sendAll(client, waiting)
+  }
+
+  /** One of the pool. Where the server has no more of them to give, those there are become free. */
+  async function connect(): Promise<pg.PoolClient> {
+    const deadline = performance.now() + connectTimeoutMs
+    for (;;)
+      try {
+        // It may throw, too: for a certificate that is no longer there.
+        return await pool.connect()
+      } catch (error) {
+        const mayWait = pool.totalCount > 0 && performance.now() < deadline
+        if (stateOf(error) !== TOO_MANY_CONNECTIONS || !mayWait) throw error
+        await sleep(RETRY_MS)
+      }
   }
 
   function sendAlone(statement: Statement): Promise<SqlRow[]> {
@@ -165,8 +193,8 @@ export function openConnections(options: Required<ConnectionOptions>): Connectio
 
   function queryOf({ text, values, onePlan }: Statement): pg.QueryArrayConfig {
     const name = prepared && onePlan ? { name: statementName(text) } : {}
-    // The types of pg do not know it of a query, though pg does.
-    const timeout = { query_timeout: timeoutMs }
+    // For a server that does not even cancel. The types of pg do not know it of a query, though pg does.
+    const timeout = { query_timeout: timeoutMs + CANCEL_MS }
     return { text, values, rowMode: 'array', ...timeout, ...name }
   }
 

@@ -175,8 +175,21 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
     return applied.at(-1)?.version ?? null
   }
 
+  /** Only of a start: what was there before a failover finds the primary by itself. */
+  async function assertWritable(): Promise<void> {
+    const text = `select current_setting('transaction_read_only') = 'on'`
+    const [row] = await read({ text, values: [], onePlan: true })
+    if (row?.[0] === true)
+      throw new StorageError(
+        'unavailable',
+        {},
+        'The database is read-only, as a replica is, and the role may be: name one that can be written to.'
+      )
+  }
+
   try {
     await checkSchema(settings.onWarning)
+    await assertWritable()
   } catch (error) {
     await connections.end()
     throw error

@@ -158,6 +158,8 @@ default_pool_size = 2
     await assertLoad(t, storage, id, outcome)
     await storage.close()
   }
+  const given = { direct: server.url(database), preparedStatements: false }
+  for (let round = 0; round < 3; round++) await assertGivenUp(t, url, given)
   t.match(warnings, [/does not keep prepared statements/])
   t.equal(warnings.length, 1, 'told once, and not where it was known')
 }

@@ -138,6 +138,8 @@ async function testConnections(t: Test, server: PostgresServer) {
       { code: '53300' }
     )
     t.ok(await storage.ping(), 'the connection at hand still works')
+    await Promise.all(['a', 'b', 'c', 'd'].map((id) => read(storage, id)))
+    t.pass('and others wait for it')
     await t.rejects(openPostgres({ url }), { code: 'unavailable', message: /connection/ })
     await others.pop()?.end()
     const retried = await openWhenFree(url)
@@ -173,6 +175,10 @@ async function testConnections(t: Test, server: PostgresServer) {
     await readOnly('on')
     await reconnect()
     await t.rejects(insert(storage, 'x'), { code: 'unavailable', message: /read-only/ })
+    await t.rejects(openPostgres({ url: server.url(database) }), {
+      code: 'unavailable',
+      message: /^The database is read-only/
+    })
     await readOnly('off')
     await insert(storage, 'x')
     t.pass('a new connection found it writable again')
