@@ -1,6 +1,10 @@
+import { once } from 'node:events'
+import { type AddressInfo, connect } from 'node:net'
 import t from 'tap'
 import { testApi } from '../support/api.js'
 import { logLines } from '../support/log-lines.js'
+import { memory } from '../support/storages.js'
+import { troubledStorage } from '../support/troubled-storage.js'
 
 t.test('a request has one line: its route, not its address, and how long it took', async (t) => {
   const { stream, lines } = logLines()
@@ -32,4 +36,34 @@ t.test('a request has one line: its route, not its address, and how long it took
   // Hundredths of a millisecond made resident memory grow.
   for (const { duration_us: microseconds } of [first, ...others])
     t.ok(Number.isInteger(microseconds) && Number(microseconds) > 0, `${microseconds} µs`)
+})
+
+t.test('so has one whose client leaves before the answer', async (t) => {
+  const { stream, lines } = logLines()
+  const troubled = troubledStorage(await memory.open(t))
+  const { storage } = troubled
+  const api = await testApi(t, { storage, logger: { level: 'info', stream } })
+  const { token } = await api.register()
+  await api.app.listen({ port: 0, host: '127.0.0.1' })
+  const { port } = api.app.server.address() as AddressInfo
+  const connected = once(api.app.server, 'connection')
+  const client = connect(port, '127.0.0.1')
+  const [connection] = await connected
+  let answer = () => {}
+  const list = () =>
+    new Promise((resolve) => {
+      answer = () => resolve({ rows: [], next: null })
+      client.destroy()
+    })
+  lines.length = 0
+  const head = `GET /api/flows HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\n\r\n`
+  await troubled.trouble({ list: list as never }, async () => {
+    client.write(head)
+    await once(connection, 'close')
+    answer()
+    for (let turn = 0; turn < 10; turn++) await new Promise(setImmediate)
+  })
+  const told = lines.map((line) => JSON.parse(line)).filter(({ msg }) => msg === 'request')
+  t.match(told, [{ route: '/api/flows', status: 499, duration_us: Number, ip: '127.0.0.1' }])
+  t.equal(told.length, 1)
 })
