@@ -48,9 +48,21 @@ export async function refuseOverload(app: FastifyInstance, limits: Limits): Prom
 const CONNECTIONS_SHARE = 0.6
 const ANSWERS_SHARE = 0.15
 
+/** Linux tells. Elsewhere servers run to be looked at. */
+function readMostOpenFiles(): number {
+  try {
+    const limits = readFileSync('/proc/self/limits', 'utf8')
+    return Number(/^Max open files +(\d+)/m.exec(limits)?.[1] ?? Number.POSITIVE_INFINITY)
+  } catch {
+    return Number.POSITIVE_INFINITY
+  }
+}
+
+const mostOpenFiles = readMostOpenFiles()
+
 /** Connections beyond their share are closed. */
 export function limitConnections({ server, log }: FastifyInstance): void {
-  server.maxConnections = Math.floor(mostOpenFiles() * CONNECTIONS_SHARE)
+  server.maxConnections = Math.floor(mostOpenFiles * CONNECTIONS_SHARE)
   server.on(
     'drop',
     rarely((refused) => log.warn({ refused }, 'too many connections: refusing new ones'))
@@ -59,7 +71,7 @@ export function limitConnections({ server, log }: FastifyInstance): void {
 
 /** For answers from files, each of which is open until the reader has taken it. */
 export function limitOpenAnswers(app: FastifyInstance): void {
-  const most = Math.floor(mostOpenFiles() * ANSWERS_SHARE)
+  const most = Math.floor(mostOpenFiles * ANSWERS_SHARE)
   const tell = rarely((refused) => app.log.warn({ refused }, 'too many open files: refusing more'))
   let open = 0
   app.addHook('onRequest', (_request, { raw }, done) => {
@@ -72,16 +84,6 @@ export function limitOpenAnswers(app: FastifyInstance): void {
     raw.once('close', () => open--)
     done()
   })
-}
-
-/** Linux tells. Elsewhere servers run to be looked at. */
-function mostOpenFiles(): number {
-  try {
-    const limits = readFileSync('/proc/self/limits', 'utf8')
-    return Number(/^Max open files +(\d+)/m.exec(limits)?.[1] ?? Number.POSITIVE_INFINITY)
-  } catch {
-    return Number.POSITIVE_INFINITY
-  }
 }
 
 function overloaded(): ApiError {

@@ -17,6 +17,11 @@ export interface Principal {
   readonly sessions?: { readonly from: number; readonly kept: string | null }
 }
 
+/** And not an API key. */
+export function isUser({ id, owner }: Principal): boolean {
+  return id === owner
+}
+
 /** By the ids of users; null where one is gone. */
 export type Principals = RecentReads<Principal>
 

@@ -6,7 +6,7 @@ import { type Named, type Role, roles } from '../schemas/resource.js'
 import type { AnswerHeaderName } from './answer-headers.js'
 import { mayBeAbsent, takeNoneAsEmpty } from './json-body.js'
 import { evenUnderPressure } from './overload.js'
-import type { Principal } from './principals.js'
+import { isUser, type Principal } from './principals.js'
 import { ApiError } from './problems.js'
 import type { IfMatch, Store } from './store.js'
 
@@ -150,7 +150,7 @@ export function requireRole(route: { url: string; config?: { role?: unknown } })
 
 /** @throws ApiError `not_found` for an API key */
 export function userIdOf({ principal }: Caller): string {
-  if (principal.id !== principal.owner)
+  if (!isUser(principal))
     throw new ApiError('not_found', 'An API key is not a user: GET /api/api-keys/me.')
   return principal.id
 }
@@ -167,9 +167,12 @@ export function ifMatchOf(request: Pick<FastifyRequest, 'headers'>): IfMatch {
 }
 
 /** Whether the caller has what it asks for: in a read, weak tags match, too (RFC 9110, 13.1.2). */
-export function isKnownAlready({ headers }: Pick<FastifyRequest, 'headers'>, tag: string): boolean {
+export function isKnownAlready(
+  { headers }: Pick<FastifyRequest, 'headers'>,
+  row: { readonly version: number }
+): boolean {
   const known = headers['if-none-match']?.split(',').map((each) => each.trim().replace(/^W\//, ''))
-  return known !== undefined && (known.includes(tag) || known[0] === '*')
+  return known !== undefined && (known.includes(etag(row)) || known[0] === '*')
 }
 
 /** Whether the request is to change nothing that is there. Other tags than `*` are not heeded. */

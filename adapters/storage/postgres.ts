@@ -152,10 +152,10 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
     throw lacksPermissions(row?.[0] as string, error)
   }
 
-  /** The newest migration applied, once it is sure that this release can work with it. */
-  async function checkSchema(warn: (message: string) => void): Promise<string | null> {
+  /** The newest migration applied, and whether nothing may be written, once this release can work with it. */
+  async function checkSchema(warn: (message: string) => void) {
     const [row] = await read(schemaStatement).catch(namingRole).catch(namingMigrations(known))
-    const [applied, role, encoding, hidden, isWhole, mayUse] = row as SchemaState
+    const [applied, role, encoding, hidden, isReadOnly, isWhole, mayUse] = row as SchemaState
     assertEncoding(encoding)
     if (hidden)
       throw new StorageError(
@@ -172,24 +172,18 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
         'The database lacks tables or functions that its migrations made: restore it whole.'
       )
     if (mayUse === false) throw lacksPermissions(role)
-    return applied.at(-1)?.version ?? null
+    return { migration: applied.at(-1)?.version ?? null, isReadOnly }
   }
 
-  /** Only of a start: what was there before a failover finds the primary by itself. */
-  async function assertWritable(): Promise<void> {
-    const text = `select current_setting('transaction_read_only') = 'on'`
-    const [row] = await read({ text, values: [], onePlan: true })
-    if (row?.[0] === true)
+  try {
+    const { isReadOnly } = await checkSchema(settings.onWarning)
+    // Only of a start: what was there before a failover finds the primary by itself.
+    if (isReadOnly)
       throw new StorageError(
         'unavailable',
         {},
         'The database is read-only, as a replica is, and the role may be: name one that can be written to.'
       )
-  }
-
-  try {
-    await checkSchema(settings.onWarning)
-    await assertWritable()
   } catch (error) {
     await connections.end()
     throw error
@@ -222,7 +216,8 @@ export async function openPostgres(options: ConnectionOptions): Promise<Driver> 
     },
 
     async ping() {
-      return { migration: await track(checkSchema(() => {})) }
+      const { migration } = await track(checkSchema(() => {}))
+      return { migration }
     },
 
     async close() {
@@ -276,7 +271,7 @@ const schemaStatement: Statement = {
     select array(select json_build_object('version', version, 'checksum', checksum)
         from public.schema_migrations order by version),
       quote_ident(current_user), current_setting('server_encoding'),
-      row_security_active('public.schema_migrations'),
+      row_security_active('public.schema_migrations'), current_setting('transaction_read_only')::bool,
       apply_changes is not null and bool_and(table_name is not null),
       has_function_privilege(apply_changes, 'execute')
         and bool_and(has_table_privilege(table_name, 'select'))
@@ -292,6 +287,7 @@ type SchemaState = [
   role: string,
   encoding: string,
   hidden: boolean,
+  isReadOnly: boolean,
   isWhole: boolean,
   mayUse: boolean | null
 ]

@@ -5,6 +5,7 @@ import { includesRole, type Role } from '../../schemas/resource.js'
 import { users } from '../../schemas/users.js'
 import { keptOf, newApiKeyText } from '../api-key-text.js'
 import type { ApiKeyRow, ApiKeys } from '../api-keys.js'
+import { isUser } from '../principals.js'
 import { ApiError, refuseValue } from '../problems.js'
 import { type Caller, etag, ifMatchOf, route } from '../route.js'
 import { newKey } from '../store.js'
@@ -43,7 +44,7 @@ export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
     },
     problems: [404],
     async handler(_request, _reply, { principal, store }) {
-      if (principal.id === principal.owner)
+      if (isUser(principal))
         throw new ApiError('not_found', 'You call as a user: GET /api/users/me.')
       return { ...(await store.need(apiKeys, principal.id)), role: principal.role }
     }

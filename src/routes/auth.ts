@@ -8,7 +8,7 @@ import { Credentials, RefreshRequest, Registration, SignedIn, Tokens } from '../
 import { users } from '../../schemas/users.js'
 import { clientAddress } from '../client-address.js'
 import type { LoginDefence } from '../login-defence.js'
-import { isEnded, type Principals } from '../principals.js'
+import { isEnded, isUser, type Principals } from '../principals.js'
 import { ApiError } from '../problems.js'
 import { route, userIdOf } from '../route.js'
 import { type Users, withTenantName } from '../users.js'
@@ -154,7 +154,7 @@ export function authRoutes(app: FastifyInstance, dependencies: AuthDependencies)
     answers: { 204: { description: 'Ended.' } },
     async handler(_request, reply, { principal, token }) {
       // An API key has no session, and is for nobody else to see.
-      if (principal.id === principal.owner) await identity.signOut(token)
+      if (isUser(principal)) await identity.signOut(token)
       return reply.code(204).send()
     }
   })

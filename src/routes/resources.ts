@@ -103,12 +103,12 @@ export function resourceRoutes<R extends AnyResource>(
       },
       async handler(request, reply, caller) {
         const row = await caller.store.need(resource, keyOf(request, key))
+        const answer = send(reply, row, caller)
         // What else a view is made of may have changed.
-        const isKnown = !behaviour.view && isKnownAlready(request, etag(row as never))
-        if (!isKnown) return send(reply, row, caller)
-        reply.code(304).header('etag', etag(row as never))
+        if (behaviour.view || !isKnownAlready(request, row as never)) return answer
         // To a HEAD without a payload Fastify would say that the row has no length.
-        return reply.send(request.method === 'HEAD' ? Readable.from([]) : undefined)
+        const nothing = request.method === 'HEAD' ? Readable.from([]) : undefined
+        return reply.code(304).send(nothing)
       }
     })
 
