@@ -85,7 +85,6 @@ async function serve({ env, providers, backend, redis, close }: Parts): Promise<
   announce(env, backend, app.server.address() as AddressInfo, seeded)
   const retention = startRetention({ storage, env, log: app.log })
 
-  for (const signal of endSignals) process.off(signal, endAtOnce)
   closeWithGrace({ delay: mostStoppingMs(env) }, async ({ err }) => {
     if (err) app.log.error({ err }, 'stopping after an error')
     stopping.abort()
@@ -97,6 +96,8 @@ async function serve({ env, providers, backend, redis, close }: Parts): Promise<
       await close()
     }
   })
+  // After another listens: a signal that has come and is not told yet is forgotten with the last listener.
+  for (const signal of endSignals) process.off(signal, endAtOnce)
 }
 
 /** @throws ConfigurationError where the address cannot be had. */

@@ -99,6 +99,21 @@ t.test(
   }
 )
 
+t.test('a signal is heeded that comes just as it has started', async (t) => {
+  // At once when the listener for a signal goes that was there while it started: what Node.js has caught
+  // and not told yet is forgotten where no other listener has come before.
+  const preload = `
+    const off = process.off
+    process.off = function (signal, listener) {
+      if (signal === 'SIGTERM') process.kill(process.pid, signal)
+      return off.call(this, signal, listener)
+    }`
+  const nodeOptions = ['--import', `data:text/javascript,${encodeURIComponent(preload)}`]
+  const child = startServer(t, temporaryFolder(t), {}, { nodeOptions })
+  await addressOf(child)
+  t.equal(await child.ended(), 0)
+})
+
 t.test('what is under way ends in its own time, and what came of it is kept', async (t) => {
   const upstream = await startUpstream(t, beginStream)
   const { child, api, port, admin, token, file } = await startSignedIn(t, {
