@@ -25,6 +25,14 @@ export const Environment = Type.Object({
     default: 'info',
     description: 'Least severity of log lines.'
   }),
+  METRICS_PORT: Type.Optional(
+    Type.Integer({
+      minimum: 0,
+      maximum: 65_535,
+      description:
+        'Port of its own, on the same HOST, where Prometheus reads /metrics without signing in. None when unset.'
+    })
+  ),
   TRUST_PROXY: Type.Optional(
     Type.String({
       description:

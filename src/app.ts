@@ -31,7 +31,7 @@ import { createPrincipals } from './principals.js'
 import { ApiError } from './problems.js'
 import { countingStore } from './rate-limit.js'
 import { type SharedRedis, shareRedis } from './redis.js'
-import { logRequests } from './request-log.js'
+import { type EndedRequest, logRequests } from './request-log.js'
 import { requireRole } from './route.js'
 import { authRoutes } from './routes/auth.js'
 import { everyResourceRoutes } from './routes/every-resource.js'
@@ -71,13 +71,15 @@ export interface AppOptions {
   readonly stopping?: AbortSignal
   /** Standard output at the environment's level by default. */
   readonly logger?: FastifyServerOptions['logger']
+  /** Told of each request when it has ended. */
+  readonly observe?: (request: EndedRequest) => void
 }
 
 /** The API, ready to listen or to be injected requests. It owns none of what it is given. */
 export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   const { env, storage, identity, keyring, stopping } = options
   const app = createServer(options)
-  logRequests(app)
+  logRequests(app, options.observe)
   await setHeaders(app, env)
   await refuseOverload(app, env)
   const shared = options.redis && shareRedis(options.redis, app.log)

@@ -8,17 +8,29 @@ type Connection = Socket & { [underWay]?: FastifyReply | undefined }
 /** What nginx calls it. */
 const CLIENT_LEFT = 499
 
-/** A line for each request, with the status 499 where the client leaves before the answer. */
-export function logRequests(app: FastifyInstance): void {
+export interface EndedRequest {
+  readonly method: string
+  /** With names of parameters, not their values; none where no route was found. */
+  readonly route: string | undefined
+  /** 499 where the client left before the answer. */
+  readonly status: number
+  readonly seconds: number
+}
+
+/** A line for each request, once it has ended, and a call of whoever else is to know. */
+export function logRequests(app: FastifyInstance, observe?: (request: EndedRequest) => void): void {
   function say(connection: Connection, status: number): void {
     const reply = connection[underWay]
     if (!reply) return
     connection[underWay] = undefined
     const { log, method, routeOptions, ip } = reply.request
+    const { elapsedTime } = reply
     // Whole microseconds: V8 forgets the texts of hundredths, and makes each anew in the old generation.
-    const duration_us = Math.round(reply.elapsedTime * 1000)
+    const duration_us = Math.round(elapsedTime * 1000)
     // The route and not the address: queries and ids are nobody's business in a log.
-    log.info({ method, route: routeOptions.url, status, duration_us, ip }, 'request')
+    const route = routeOptions.url
+    log.info({ method, route, status, duration_us, ip }, 'request')
+    observe?.({ method, route, status, seconds: elapsedTime / 1000 })
   }
 
   app.server.on('connection', (connection: Connection) => {

@@ -1,4 +1,3 @@
-import { lookup } from 'node:dns/promises'
 import type { AddressInfo } from 'node:net'
 import { constants } from 'node:os'
 import closeWithGrace from 'close-with-grace'
@@ -12,7 +11,9 @@ import { runCommand } from './command.js'
 import { ConfigurationError, loadEnvironmentFiles, readEnvironment } from './configuration.js'
 import { type Seeded, seedDemoData } from './demo-data.js'
 import { demoLogin } from './demo-login.js'
+import { listenAt } from './listen-at.js'
 import { logStream } from './log-stream.js'
+import type { Metrics } from './metrics.js'
 import { keepNextTickFast } from './next-tick.js'
 import { type Opened, openBackend, openLlm } from './open.js'
 import { connectRedis } from './redis.js'
@@ -42,14 +43,17 @@ async function main(): Promise<void> {
   const providers = await openLlm(env)
   const backend = await openBackend(env)
   let redis: Redis | undefined
+  let metrics: Metrics | undefined
   async function close(): Promise<void> {
+    metrics?.close()
     redis?.disconnect()
     for (const provider of providers) provider.close()
     await backend.storage.close()
   }
   try {
     if (env.REDIS_URL) redis = await connectRedis(env.REDIS_URL)
-    await serve({ env, providers, backend, redis, close })
+    if (env.METRICS_PORT !== undefined) metrics = await openMetrics(env, env.METRICS_PORT, backend)
+    await serve({ env, providers, backend, redis, metrics, close })
   } catch (error) {
     // An open connection would keep the process from ending. What closing says would hide the error.
     await Promise.allSettled([close()])
@@ -57,16 +61,23 @@ async function main(): Promise<void> {
   }
 }
 
+/** Loads what nobody needs who has no port for it. */
+async function openMetrics(env: Environment, port: number, { choice }: Opened): Promise<Metrics> {
+  const { serveMetrics } = await import('./metrics.js')
+  return serveMetrics(env, port, choice.entry.kind)
+}
+
 interface Parts {
   readonly env: Environment
   readonly providers: readonly LlmProvider[]
   readonly backend: Opened
   readonly redis: Redis | undefined
+  readonly metrics: Metrics | undefined
   /** Closes all of these. */
   close(): Promise<void>
 }
 
-async function serve({ env, providers, backend, redis, close }: Parts): Promise<void> {
+async function serve({ env, providers, backend, redis, metrics, close }: Parts): Promise<void> {
   const { choice, storage, identity, keys } = backend
   const seeded = isForDemo(env, choice.entry) ? await seed(backend) : undefined
 
@@ -79,10 +90,11 @@ async function serve({ env, providers, backend, redis, close }: Parts): Promise<
     providers,
     logger: { level: env.LOG_LEVEL, stream: logStream() },
     stopping: stopping.signal,
-    ...(redis ? { redis } : {})
+    ...(redis ? { redis } : {}),
+    ...(metrics ? { observe: metrics.observe } : {})
   })
   await listen(app, env)
-  announce(env, backend, app.server.address() as AddressInfo, seeded)
+  announce(env, backend, app.server.address() as AddressInfo, metrics?.address, seeded)
   const retention = startRetention({ storage, env, log: app.log })
 
   closeWithGrace({ delay: mostStoppingMs(env) }, async ({ err }) => {
@@ -103,23 +115,11 @@ async function serve({ env, providers, backend, redis, close }: Parts): Promise<
 /** @throws ConfigurationError where the address cannot be had. */
 async function listen(app: FastifyInstance, { PORT, HOST }: Environment): Promise<void> {
   try {
-    // To Fastify `localhost` may be two addresses, and so two servers: those who look after
-    // connections, when it stops and before, know of one.
-    const { address } = await lookup(HOST, { order: 'ipv4first' })
-    await app.listen({ port: PORT, host: address })
-  } catch (cause) {
+    await listenAt('PORT', PORT, HOST, (port, host) => app.listen({ port, host }))
+  } catch (error) {
     await app.close()
-    const { code } = cause as NodeJS.ErrnoException
-    const reason = code && reasons[code]
-    throw reason ? new ConfigurationError(reason(PORT, HOST), { cause }) : cause
+    throw error
   }
-}
-
-const reasons: Readonly<Record<string, (port: number, host: string) => string>> = {
-  EADDRINUSE: (port) => `PORT ${port} is in use. Stop what uses it, or set another.`,
-  EACCES: (port) => `This user may not listen on PORT ${port}. Set one above 1023.`,
-  EADDRNOTAVAIL: (_, host) => `HOST ${host} is not an address of this machine.`,
-  ENOTFOUND: (_, host) => `HOST ${host} is not an address of this machine.`
 }
 
 /** Nobody asked for it, so what is in its way keeps no server from starting. */
@@ -142,15 +142,18 @@ function announce(
   env: Environment,
   opened: Opened,
   { address, port }: AddressInfo,
-  seeded?: Seeded
+  metrics: AddressInfo | undefined,
+  seeded: Seeded | undefined
 ): void {
   const { entry, reason } = opened.choice
   const everywhere = ['0.0.0.0', '::'].includes(env.HOST)
   const host = everywhere ? 'localhost' : env.HOST.includes(':') ? `[${env.HOST}]` : env.HOST
-  const api = `http://${host}:${port}/api`
+  const origin = (port: number) => `http://${host}:${port}`
+  const api = `${origin(port)}/api`
   const lines = [
     `Workflow API ${version}`,
     `  Docs      ${api}/docs`,
+    ...(metrics ? [`  Metrics   ${origin(metrics.port)}/metrics`] : []),
     `  Storage   ${entry.kind} (${reason})`
   ]
   if (!entry.isKept) lines.push('            Nothing is kept when this process ends.')
