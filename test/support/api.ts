@@ -18,6 +18,7 @@ import { createKeyring, type Keyring } from '../../src/encryption.js'
 import { openLlm } from '../../src/open.js'
 import { documentOf } from './openapi.js'
 import { memory, type Teardown, type TestStorage } from './storages.js'
+import './untracked.js'
 
 /** Real argon2id at its least cost: what is tested is not how long it takes. */
 export const cheapHasher: PasswordHasher = {
