@@ -95,7 +95,7 @@ async function load(app: FastifyInstance): Promise<ApiDocument> {
 
 function readDocument(document: Document): ApiDocument {
   const ajv = new Ajv2020({ strict: false, allErrors: true, validateSchema: false })
-  addFormats.default(ajv, ['date-time', 'email', 'uuid'])
+  addFormats.default(ajv, ['date-time', 'email', 'uri-reference', 'uuid'])
   ajv.addSchema(document, 'document')
   const operations = operationsOf(document)
   const routes = operations.map((each) => ({ each, pattern: patternOf(each.path) }))
