@@ -1,77 +1,120 @@
+import { write as writeFile, writeSync } from 'node:fs'
 import { type DestinationStream, pino } from 'pino'
 
-/** Most bytes that wait for a reader: what comes then is dropped, and counted. */
+/** Most that waits for a reader, in bytes and characters: what comes then is dropped, and counted. */
 const MOST_WAITING = 16 * 1024 * 1024
+/** Most that is written at a time, in bytes: what is under way when the process exits may be lost. */
+const MOST_WRITTEN = 64 * 1024
 /** How long the end of the process is held up by a reader that takes nothing. */
 const MOST_STALL_MS = 1000
+/** Before a reader that takes nothing is tried again, and what has failed, such as a full disk. */
+const BUSY_MS = 100
+const FAILED_MS = 1000
 
 /**
  * Standard output for a log. The lines of one turn of the event loop are written together, and those
  * that come while others are being written go with the next write, so that a log that is slow to
- * take them holds up nobody. What is gathered when the process exits is written then, unless the
- * reader takes nothing for a second: a pipe that is full and stays so must not keep a server running.
+ * take them holds up nobody, and one that fails stops nobody. What is gathered when the process exits is
+ * written then, unless the reader takes nothing for a second: a pipe that is full and stays so must not
+ * keep a server running.
  *
- * A line at a time would cost more than it seems: for each, pino's stream measures its buffer anew.
+ * pino's own stream writes at the exit for ever where that fails, and for each line measures its buffer anew.
  */
 export function logStream(): DestinationStream {
-  let patience: ((unwritten: number) => boolean) | undefined
-  const output = pino.destination({
-    fd: process.stdout.fd,
-    sync: false,
-    maxLength: MOST_WAITING,
-    retryEAGAIN: (_error, writing, waiting) => patience?.(writing + waiting) ?? true
-  })
-  let lines = ''
+  const { fd } = process.stdout
+  let waiting = ''
+  let current: Buffer | undefined
+  let underWay = 0
+  let hasFailed = false
+  let isClosed = false
   let dropped = 0
 
-  function writeLines(): void {
-    const gathered = lines
-    lines = ''
-    if (gathered) output.write(gathered)
+  function write(line: string): void {
+    if (isClosed) return
+    if (waiting.length + (current?.length ?? 0) > MOST_WAITING) {
+      dropped++
+      return
+    }
+    if (waiting === '' && !current) setImmediate(writeNext)
+    waiting += line
+  }
+
+  function writeNext(): void {
+    current = Buffer.from(waiting)
+    waiting = ''
+    writeCurrent()
+  }
+
+  function writeCurrent(): void {
+    const text = current as Buffer
+    // Whole lines, where they are not that long: others may come between at the exit.
+    const end = text.lastIndexOf('\n', MOST_WRITTEN) + 1 || MOST_WRITTEN
+    const piece = text.subarray(0, end)
+    underWay = piece.length
+    writeFile(fd, piece, (error, written) => {
+      underWay = 0
+      if (error) goOnLater(error)
+      else goOn(written)
+    })
+  }
+
+  function goOn(written: number): void {
+    hasFailed = false
+    current = current?.subarray(written)
+    if (current?.length) {
+      writeCurrent()
+      return
+    }
+    current = undefined
+    if (!waiting) tellDropped()
+    if (waiting) writeNext()
+  }
+
+  /** Whatever is wrong may be over by then. Nobody comes back to a pipe that was closed. */
+  function goOnLater(error: NodeJS.ErrnoException): void {
+    if (error.code === 'EPIPE') {
+      isClosed = true
+      waiting = ''
+      current = undefined
+      return
+    }
+    if (!isBusy(error) && !hasFailed) {
+      hasFailed = true
+      process.stderr.write(`The log cannot be written and is tried again: ${error.message}\n`)
+    }
+    setTimeout(writeCurrent, isBusy(error) ? BUSY_MS : FAILED_MS).unref()
   }
 
   function tellDropped(): void {
     if (dropped === 0) return
-    const count = dropped
+    const log = pino({}, { write: (line) => (waiting += line) })
+    log.warn(`${dropped} lines of the log were dropped: its reader was too slow`)
     dropped = 0
-    pino(output).warn(`${count} lines of the log were dropped: its reader was too slow`)
   }
 
-  output.on('drop', (text: string) => {
-    dropped += text.split('\n').length - 1
+  process.on('exit', () => {
+    if (isClosed) return
+    tellDropped()
+    const rest = current ? [current.subarray(underWay)] : []
+    writeToTheEnd(fd, Buffer.concat([...rest, Buffer.from(waiting)]))
   })
-  output.on('drain', tellDropped)
-
-  // Ahead of pino's own listener, which writes what waits but not the rest of what is under way.
-  process.prependListener('exit', () => {
-    patience = patienceWith(MOST_STALL_MS)
-    Object.assign(output, { sync: true })
-    // Nobody is left to be told.
-    output.on('error', () => {})
-    try {
-      writeLines()
-      output.flushSync()
-      tellDropped()
-    } catch {
-      // The reader took nothing.
-    }
-    output.destroy()
-  })
-  return {
-    write(line) {
-      if (lines === '') setImmediate(writeLines)
-      lines += line
-    }
-  }
+  return { write }
 }
 
-/** Tells whether to try again: while there is less and less to write, or has been until lately. */
-function patienceWith(mostMs: number): (unwritten: number) => boolean {
-  let least = Number.POSITIVE_INFINITY
-  let since = 0
-  return (unwritten) => {
-    if (unwritten < least) since = performance.now()
-    least = Math.min(least, unwritten)
-    return performance.now() - since < mostMs
-  }
+/** Writes while there is somebody who takes it. */
+function writeToTheEnd(fd: number, text: Buffer): void {
+  let since = performance.now()
+  let rest = text
+  while (rest.length > 0)
+    try {
+      rest = rest.subarray(writeSync(fd, rest))
+      since = performance.now()
+    } catch (error) {
+      if (!isBusy(error) || performance.now() - since > MOST_STALL_MS) return
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, BUSY_MS)
+    }
+}
+
+function isBusy(error: unknown): boolean {
+  return ['EAGAIN', 'EBUSY'].includes(`${(error as NodeJS.ErrnoException).code}`)
 }

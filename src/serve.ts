@@ -36,6 +36,8 @@ function endAtOnce(signal: NodeJS.Signals): void {
 
 async function main(): Promise<void> {
   for (const signal of endSignals) process.once(signal, endAtOnce)
+  // It serves on where nobody can be told anything: behind a closed pipe, on a full disk.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
   keepNextTickFast()
   loadEnvironmentFiles()
   if (development) process.env.STORAGE ||= 'sqlite'

@@ -1,8 +1,12 @@
-import { spawn } from 'node:child_process'
+import { type ChildProcessByStdio, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { closeSync, openSync } from 'node:fs'
+import type { Readable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { packageFile } from '../../adapters/package-files.js'
 import { startChild, uncounted } from '../support/child-process.js'
+import { freePort } from '../support/free-port.js'
 import { readAll } from '../support/llm-api.js'
 import { exchangeRaw } from '../support/raw-http.js'
 import { builtProgram } from '../support/server.js'
@@ -18,15 +22,21 @@ function logging(program: string): string[] {
   return ['--import', tsx, '--input-type=module', '--eval', open + program]
 }
 
-/** Node.js, whose standard output is read as the test wishes. Ended with the test. */
-function startUnread(t: Teardown, args: readonly string[], env: NodeJS.ProcessEnv = {}) {
+/** Node.js, whose standard output is read as the test wishes, or is a file. Ended with the test. */
+function startUnread(
+  t: Teardown,
+  args: readonly string[],
+  env: NodeJS.ProcessEnv = {},
+  stdout: 'pipe' | number = 'pipe'
+) {
   const child = spawn(process.execPath, args, {
     cwd: temporaryFolder(t),
     env: { PATH: process.env.PATH, ...uncounted, ...env },
-    stdio: ['ignore', 'pipe', 'pipe']
-  })
+    stdio: ['ignore', stdout, 'pipe']
+  }) as ChildProcessByStdio<null, Readable, Readable>
   t.teardown(() => child.kill('SIGKILL'))
-  child.stdout.setEncoding('utf8')
+  // There is none to read where it is a file.
+  child.stdout?.setEncoding('utf8')
   child.stderr.setEncoding('utf8')
   return child
 }
@@ -88,3 +98,27 @@ t.test('lines that find no room are dropped, and that is told', async (t) => {
     'the first are whole'
   )
 })
+
+t.test('a full disk under the log keeps nobody from an answer, and the server ends', async (t) => {
+  // Where every write fails as on a full disk; what the server says of that goes elsewhere.
+  const full = openSync('/dev/full', 'w')
+  t.teardown(() => closeSync(full))
+  const port = await freePort()
+  const child = startUnread(t, [builtProgram('server')], { PORT: String(port) }, full)
+  const ended = once(child, 'exit')
+  let said = ''
+  child.stderr.on('data', (text: string) => {
+    said += text
+  })
+  while (!(await isReady(port))) await sleep(20)
+  for (let n = 0; n < 20; n++) t.ok(await isReady(port))
+  while (!said.includes('ENOSPC')) await sleep(5)
+  t.match(said, /^The log cannot be written and is tried again: ENOSPC[^\n]*\n$/)
+  child.kill('SIGTERM')
+  t.strictSame(await ended, [0, null])
+})
+
+async function isReady(port: number): Promise<boolean> {
+  const answer = await fetch(`http://127.0.0.1:${port}/api/ready`).catch(() => undefined)
+  return answer?.status === 200
+}
