@@ -25,6 +25,8 @@ import { version } from './version.js'
 const development = process.argv.includes('--dev')
 
 const endSignals = ['SIGINT', 'SIGTERM'] as const
+/** What a fault in native code raises, again and again where JavaScript listens: the process would spin for ever. */
+const faultSignals = ['SIGABRT', 'SIGBUS', 'SIGFPE', 'SIGILL', 'SIGSEGV', 'SIGTRAP'] as const
 
 /**
  * While the storage is opened and the app is built, a signal ends the server at once. So does the kernel,
@@ -99,7 +101,7 @@ async function serve({ env, providers, backend, redis, metrics, close }: Parts):
   announce(env, backend, app.server.address() as AddressInfo, metrics?.address, seeded)
   const retention = startRetention({ storage, env, log: app.log })
 
-  closeWithGrace({ delay: mostStoppingMs(env) }, async ({ err }) => {
+  closeWithGrace({ delay: mostStoppingMs(env), skip: [...faultSignals] }, async ({ err }) => {
     if (err) app.log.error({ err }, 'stopping after an error')
     stopping.abort()
     const pruned = retention.stop()

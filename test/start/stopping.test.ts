@@ -114,6 +114,14 @@ t.test('a signal is heeded that comes just as it has started', async (t) => {
   t.equal(await child.ended(), 0)
 })
 
+t.test('a fault in native code is left to the kernel, and ends it', async (t) => {
+  for (const signal of ['SIGSEGV', 'SIGABRT', 'SIGBUS'] as const) {
+    const { child } = await startSignedIn(t)
+    child.signal(signal)
+    t.equal(await child.ended(), null, signal)
+  }
+})
+
 t.test('what is under way ends in its own time, and what came of it is kept', async (t) => {
   const upstream = await startUpstream(t, beginStream)
   const { child, api, port, admin, token, file } = await startSignedIn(t, {
