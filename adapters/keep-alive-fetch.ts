@@ -23,11 +23,18 @@ export interface KeepAliveOptions {
   readonly idleMs?: number
   /** What an answer may take up in memory when it is read as a whole, in characters. */
   readonly mostText?: number
+  /** What an event of a streamed answer may, in bytes: whoever reads it keeps all of it, to its blank line. */
+  readonly mostEvent?: number
 }
 
 export function createKeepAliveFetch(
   baseUrl: string,
-  { resendMs = 0, idleMs, mostText = Number.POSITIVE_INFINITY }: KeepAliveOptions = {}
+  {
+    resendMs = 0,
+    idleMs,
+    mostText = Number.POSITIVE_INFINITY,
+    mostEvent = Number.POSITIVE_INFINITY
+  }: KeepAliveOptions = {}
 ): KeepAliveFetch {
   const { protocol } = new URL(baseUrl)
   const { Agent, request } = protocol === 'https:' ? https : http
@@ -50,7 +57,7 @@ export function createKeepAliveFetch(
       const begun = performance.now()
       const sent = request(url, { method: init.method ?? 'GET', headers, agent }, (message) => {
         answered = true
-        resolve(new HttpResponse(message, mostText))
+        resolve(new HttpResponse(message, mostText, mostEvent))
       })
       const signal = init.signal as AbortSignal
       const abort = () => sent.destroy(signal.reason as Error)
@@ -97,13 +104,18 @@ class HttpResponse {
   private whole: Promise<string> | undefined
 
   constructor(
-    readonly body: http.IncomingMessage,
-    private readonly mostText: number
+    private readonly message: http.IncomingMessage,
+    private readonly mostText: number,
+    private readonly mostEvent: number
   ) {
-    this.status = body.statusCode as number
-    this.statusText = body.statusMessage ?? ''
+    this.status = message.statusCode as number
+    this.statusText = message.statusMessage ?? ''
     this.ok = this.status >= 200 && this.status < 300
-    this.headers = new ResponseHeaders(body.headers)
+    this.headers = new ResponseHeaders(message.headers)
+  }
+
+  get body(): AsyncIterable<Buffer> {
+    return withBoundedEvents(this.message, this.mostEvent)
   }
 
   /** Can be asked for again. */
@@ -113,21 +125,42 @@ class HttpResponse {
   }
 
   private read(): Promise<string> {
-    const { body, mostText } = this
+    const { message, mostText } = this
     return new Promise((resolve, reject) => {
       let text = ''
-      body.setEncoding('utf8')
-      body.on('data', (piece: string) => {
+      message.setEncoding('utf8')
+      message.on('data', (piece: string) => {
         text += piece
-        if (text.length > mostText) body.destroy(new Error('The answer is too long'))
+        if (text.length > mostText) message.destroy(new Error('The answer is too long'))
       })
-      body.once('end', () => resolve(text))
-      body.once('error', reject)
+      message.once('end', () => resolve(text))
+      message.once('error', reject)
     })
   }
 
   async json(): Promise<unknown> {
     return JSON.parse(await this.text())
+  }
+}
+
+const BLANK_LINES = ['\n\n', '\r\n\r\n', '\r\r']
+const LONGEST_BLANK_LINE = 4
+
+/** @throws Error where an event goes on for longer than it may. */
+async function* withBoundedEvents(
+  pieces: AsyncIterable<Buffer>,
+  mostBytes: number
+): AsyncGenerator<Buffer> {
+  // Since the last blank line; the end of it may be a part of the next one.
+  let length = 0
+  let end: Buffer = Buffer.alloc(0)
+  for await (const piece of pieces) {
+    const seen = Buffer.concat([end, piece])
+    const blank = Math.max(...BLANK_LINES.map((each) => seen.lastIndexOf(each)))
+    length = blank < 0 ? length + piece.length : seen.length - blank
+    if (length > mostBytes) throw new Error('An event is too long')
+    end = seen.subarray(1 - LONGEST_BLANK_LINE)
+    yield piece
   }
 }
 

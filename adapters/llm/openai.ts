@@ -18,6 +18,8 @@ import type { ProviderSettings, ProviderTimeouts } from './registry.js'
 
 /** What an answer may take up in memory, in characters: a streamed one is kept whole, too. */
 const MOST_TEXT = 16 * 1024 * 1024
+/** What a piece of it may, in bytes: the package searches all it has of one whenever more of it comes. */
+const MOST_EVENT = 1024 * 1024
 /** What breaks later has been at work on the prompt, which costs what it costs. */
 const RESEND_MS = 2000
 
@@ -26,7 +28,11 @@ export function openOpenAi(
   { name, url, key, model }: ProviderSettings,
   timeouts: ProviderTimeouts
 ): LlmProvider {
-  const connections = createKeepAliveFetch(url, { resendMs: RESEND_MS, mostText: MOST_TEXT })
+  const connections = createKeepAliveFetch(url, {
+    resendMs: RESEND_MS,
+    mostText: MOST_TEXT,
+    mostEvent: MOST_EVENT
+  })
   const client = new OpenAI({
     apiKey: key,
     baseURL: url,
@@ -41,7 +47,7 @@ export function openOpenAi(
     // It would write what it cannot parse to the console.
     logLevel: 'off'
   })
-  const isOpenAi = new URL(url).hostname.endsWith('openai.com')
+  const isOpenAi = /(^|\.)openai\.com$/.test(new URL(url).hostname)
 
   function bodyOf(prompt: Prompt): Omit<ChatCompletionCreateParams, 'stream'> {
     const { model, system, temperature, maxTokens } = prompt
@@ -89,7 +95,6 @@ export function openOpenAi(
         let refused = false
         let length = 0
         for await (const { choices, model, created, usage } of chunks) {
-          wait.pause()
           end.model = modelOf(model) ?? end.model
           if (Number.isInteger(created)) end.created = created
           if (usage) end.usage = tokenCounts(usage)
@@ -99,7 +104,10 @@ export function openOpenAi(
           const delta = textOf(choice?.delta)
           length += delta.length
           if (length > MOST_TEXT) throw new LlmError('failed')
-          if (delta) yield { delta }
+          // What has no text is no piece, and ends no wait for one.
+          if (!delta) continue
+          wait.pause()
+          yield { delta }
           wait.resume(timeouts.silenceMs)
         }
         // The package ends an aborted stream, and one that breaks off, as if it were complete.

@@ -1,4 +1,5 @@
 import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import type { LlmProvider } from '../../adapters/llm/port.js'
 import {
@@ -15,7 +16,9 @@ import {
   beginStream,
   created,
   endStream,
+  type Received,
   refuseWith,
+  sendChunk,
   sendPiece,
   startUpstream,
   tokens
@@ -213,17 +216,66 @@ t.test(
 t.test('a stream that says too much breaks off, as a whole answer does', async (t) => {
   const upstream = await startUpstream(t)
   const api = await llmApi(t, upstream.url)
-  const piece = 'x'.repeat(1024 * 1024)
+  const piece = 'x'.repeat(512 * 1024)
   const stream = async (pieces: number) => {
     upstream.answer = answerWith(...Array(pieces).fill(piece))
     const response = await exchange(api, '/llm/stream', { prompt: 'Hi' }).response
     return readEvents(await readAll(response))
   }
-  t.match((await stream(16)).at(-1)?.data, { done: true })
-  const events = await stream(17)
-  t.equal(deltasOf(events).length, 16)
+  t.match((await stream(32)).at(-1)?.data, { done: true })
+  const events = await stream(33)
+  t.equal(deltasOf(events).length, 32)
   t.match(events.at(-1), { event: 'error', data: { status: 502, code: 'provider_failed' } })
 })
+
+t.test('so does one whose event does not end', async (t) => {
+  const upstream = await startUpstream(t, async (request) => {
+    beginStream(request)
+    const { response } = request
+    response.write('data: {"x":"')
+    while (!response.destroyed)
+      if (!response.write('x'.repeat(32 * 1024)))
+        await Promise.race([once(response, 'drain'), once(response, 'close')])
+  })
+  const api = await llmApi(t, upstream.url)
+  const response = await exchange(api, '/llm/stream', { prompt: 'Hi' }).response
+  t.match(readEvents(await readAll(response)), [
+    { event: 'error', data: { status: 502, code: 'provider_failed' } }
+  ])
+  await (await upstream.received(0)).aborted
+})
+
+t.test(
+  'what has no text neither ends the wait for the first piece nor puts off its end',
+  async (t) => {
+    const upstream = await startUpstream(t)
+    const events = async (env: Readonly<Record<string, string>>) => {
+      const api = await llmApi(t, upstream.url, { env })
+      const response = await exchange(api, '/llm/stream', { prompt: 'Hi' }).response
+      return readEvents(await readAll(response))
+    }
+    const sayNothing = (request: Received) => sendChunk(request, [{ index: 0, delta: {} }])
+
+    upstream.answer = async (request) => {
+      beginStream(request)
+      for (; !request.response.destroyed; await sleep(10)) sayNothing(request)
+    }
+    t.match(await events({ LLM_TIMEOUT_MS: '300' }), [
+      { event: 'error', data: { status: 504, code: 'provider_timeout' } }
+    ])
+
+    upstream.answer = async (request) => {
+      beginStream(request)
+      sayNothing(request)
+      // Longer than two pieces may be apart.
+      await sleep(400)
+      sendPiece(request, 'Hello')
+      endStream(request)
+    }
+    const late = await events({ LLM_SILENCE_MS: '300' })
+    t.match(late.at(-1)?.data, { done: true, content: 'Hello' })
+  }
+)
 
 t.test('what can be refused at once is no stream', async (t) => {
   const upstream = await startUpstream(t)
