@@ -201,6 +201,22 @@ export function createStore(storage: Storage, origin: Origin): Store {
   return store
 }
 
+/** Starts over while others change the row, unless the caller asked for one version of it. */
+export async function untilUnchanged<T>(
+  resource: AnyResource,
+  key: string,
+  { ifMatch }: ChangeOptions,
+  change: () => Promise<T>
+): Promise<T> {
+  for (let tries = 0; tries < MOST_TRIES; tries++)
+    try {
+      return await change()
+    } catch (error) {
+      if (isVersions(ifMatch) || !isErrorOf(error, 'stale', resource, key)) throw error
+    }
+  throw new ApiError('concurrent_change')
+}
+
 /** A key for a new row, as its resource makes them. */
 export function newKey(resource: AnyResource): string {
   if (resource.keys === 'given') throw new TypeError(`${resource.name} are named by their creator`)

@@ -1,6 +1,6 @@
 import type { Static } from '@sinclair/typebox'
 import type { AccountChange, Identity } from '../adapters/identity/port.js'
-import { isStorageError, StorageError } from '../adapters/storage/errors.js'
+import { StorageError } from '../adapters/storage/errors.js'
 import {
   ACROSS_TENANTS,
   type Change,
@@ -21,9 +21,9 @@ import type { Attempt } from './idempotency.js'
 import { assertHardToGuess } from './passwords.js'
 import type { Principal, Principals } from './principals.js'
 import { ApiError } from './problems.js'
-import { type ChangeOptions, createStore, isVersions, newKey, type Store } from './store.js'
+import { type ChangeOptions, createStore, newKey, type Store, untilUnchanged } from './store.js'
 
-/** How often a change that depends on the row is tried while others change the row too. */
+/** How often another admin is looked for while they go, too. */
 const MOST_TRIES = 5
 
 export type UserRow = Stored<typeof users>
@@ -144,14 +144,14 @@ export function createUsers(storage: Storage, identity: Identity, principals: Pr
       }),
 
     update(store, id, change, options) {
-      const update = () => untilUnchanged(id, options, () => updateOnce(store, id, change, options))
+      const update = () => changeUser(id, options, () => updateOnce(store, id, change, options))
       return change.email
         ? emails.guard(options.confirmed ? `own ${store.tenant}` : store.tenant, update)
         : update()
     },
 
     remove: (store, id, options) =>
-      untilUnchanged(id, options, async () => {
+      changeUser(id, options, async () => {
         const user = await store.need(users, id, options.ifMatch)
         const account = await identity.deleteAccount(user)
         const ifMatch = new Set([user.version])
@@ -173,22 +173,11 @@ export function createUsers(storage: Storage, identity: Identity, principals: Pr
     return rows.length > 0 || (await storage.get(from, id)) !== null
   }
 
-  /** Starts over while others change the row, unless the caller asked for one version of it. */
-  async function untilUnchanged<T>(
-    id: string,
-    { ifMatch }: ChangeOptions,
-    change: () => Promise<T>
-  ): Promise<T> {
-    for (let tries = 1; ; tries++)
-      try {
-        return await change()
-      } catch (error) {
-        const isStale = isStorageError(error, 'stale') && error.key === id
-        if (!isStale || isVersions(ifMatch) || tries === MOST_TRIES) throw error
-      } finally {
-        // The row may have changed even where that failed.
-        principals.forget(id)
-      }
+  /** As often as others change the user meanwhile. */
+  function changeUser<T>(id: string, options: ChangeOptions, change: () => Promise<T>): Promise<T> {
+    // The row may have changed even where that failed.
+    const changeOnce = () => change().finally(() => principals.forget(id))
+    return untilUnchanged(users, id, options, changeOnce)
   }
 }
 

@@ -8,7 +8,7 @@ import type { ApiKeyRow, ApiKeys } from '../api-keys.js'
 import { isUser } from '../principals.js'
 import { ApiError, refuseValue } from '../problems.js'
 import { type Caller, etag, ifMatchOf, route } from '../route.js'
-import { newKey } from '../store.js'
+import { newKey, untilUnchanged } from '../store.js'
 import { createdAnswer, createRow } from './created-rows.js'
 import { idParams, resourceRoutes } from './resources.js'
 
@@ -17,15 +17,18 @@ const tag = apiKeys.path
 
 export function apiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
   resourceRoutes(app, apiKeys, {
-    async remove(id, { store }, options) {
-      const row = await store.need(apiKeys, id)
-      try {
-        await store.remove(apiKeys, id, options)
-      } finally {
-        // The row may be gone even where that failed.
-        keys.forget(row)
-      }
-    }
+    remove: (id, { store }, options) =>
+      untilUnchanged(apiKeys, id, options, async () => {
+        const row = await store.need(apiKeys, id, options.ifMatch)
+        try {
+          // As it was read: what it was exchanged for meanwhile would be remembered for a minute.
+          const expect = row.version
+          await store.commit([{ op: 'delete', resource: apiKeys, key: id, expect }], options)
+        } finally {
+          // The row may be gone even where that failed.
+          keys.forget(row)
+        }
+      })
   })
 
   route(app, {

@@ -12,7 +12,13 @@ import { createPrincipals } from '../../src/principals.js'
 import { cheapHasher, type Send, testApi } from '../support/api.js'
 import { passTime } from '../support/pass-time.js'
 import { memory, testStorages } from '../support/storages.js'
-import { broken, brokenCommit, troubledStorage, unanswered } from '../support/troubled-storage.js'
+import {
+  broken,
+  brokenCommit,
+  overtaken,
+  troubledStorage,
+  unanswered
+} from '../support/troubled-storage.js'
 
 /** What docs/api-keys.md gives to secret scanners. */
 const form = /\bwfa_[0-9A-Za-z]{38}\b/
@@ -184,6 +190,18 @@ for (const on of testStorages)
       t.equal(await statusOf(api.as(key)), 401)
       const actions = (await admin.send('GET', `/audit?resource_id=${id}`)).json()
       t.match(actions, [{ action: 'api_key.delete' }, { action: 'api_key.create' }])
+    })
+
+    t.test('so does one that it was rotated to just before', async (t) => {
+      const { id } = await create()
+      let newer = ''
+      const rotate = async () => {
+        newer = (await admin.send('POST', `/api-keys/${id}/rotate`, {})).json().key
+        t.equal(await statusOf(api.as(newer)), 200)
+      }
+      const revoke = () => admin.send('DELETE', `/api-keys/${id}`)
+      t.equal((await troubled.trouble(overtaken(sound, rotate), revoke)).statusCode, 204)
+      t.equal(await statusOf(api.as(newer)), 401)
     })
 
     t.test('one that may have ended is not remembered as one that goes on', async (t) => {
