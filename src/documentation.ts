@@ -140,8 +140,14 @@ export async function documentation(app: FastifyInstance, version: string): Prom
     })
   })
 
-  app.get('/api/openapi.json', { config: { role: 'anyone' }, schema: { hide: true } }, async () =>
-    app.swagger()
+  let text: string | undefined
+  app.get(
+    '/api/openapi.json',
+    { config: { role: 'anyone' }, schema: { hide: true } },
+    async (_request, reply) => {
+      text ??= JSON.stringify(app.swagger())
+      return reply.type('application/json; charset=utf-8').send(text)
+    }
   )
 }
 

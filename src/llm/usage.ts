@@ -178,16 +178,20 @@ export function createUsage({ storage, warn, now = () => new Date() }: UsageOpti
   }
 
   async function flushNow(): Promise<void> {
-    const changed = [...totals.values()].filter((row) => row.changed)
-    for (const tenant of new Set(changed.map(({ tenant }) => tenant))) {
-      const rows = changed.filter((row) => row.tenant === tenant)
+    const changed = new Map<TenantId, Totals[]>()
+    for (const row of totals.values()) {
+      if (!row.changed) continue
+      const rows = changed.get(row.tenant)
+      if (rows) rows.push(row)
+      else changed.set(row.tenant, [row])
+    }
+    for (const rows of changed.values())
       for (let at = 0; at < rows.length; at += MOST_CHANGES)
         try {
           await write(rows.slice(at, at + MOST_CHANGES))
         } catch (error) {
           warn(error, 'LLM usage could not be written; it will be with the next')
         }
-    }
     const kept = [...totals].filter(([, row]) => row.changed || row.day === current.day)
     totals = new Map(kept)
   }
