@@ -244,7 +244,7 @@ export const Environment = Type.Object({
     Type.String({
       pattern: '^rediss?://',
       description:
-        'Redis that instances share their rate limits through. Each counts alone when unset.'
+        'Redis that instances share their rate limits and counts of failed sign-ins through. Each counts alone when unset.'
     })
   ),
 

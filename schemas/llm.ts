@@ -1,4 +1,4 @@
-import { type Static, Type } from '@sinclair/typebox'
+import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { Nullable, Uuid, withoutExamples } from './fields.js'
 import { patterns } from './patterns.js'
 import { Problem } from './problem.js'
@@ -56,7 +56,12 @@ const request = {
 export const LlmStreamRequest = object('LlmStreamRequest', request)
 
 /** The query of GET /llm/stream. */
-export const LlmStreamQuery = Type.Object(request, { additionalProperties: false })
+export const LlmStreamQuery = Type.Object(
+  Object.fromEntries(
+    Object.entries(request).map(([name, schema]) => [name, withoutExamples(schema as TSchema)])
+  ) as typeof request,
+  { additionalProperties: false }
+)
 
 /** The body of POST /llm/complete. */
 export const LlmRequest = object('LlmRequest', {

@@ -11,7 +11,7 @@ export interface EventStreamOptions {
 export interface EventStream {
   /**
    * Sends an event; a promise while the reader is behind, so that nobody produces more meanwhile.
-   * Rejects when the reader is gone.
+   * Rejects when the reader goes while it waits; what is sent to one that is gone is dropped.
    */
   send(data: object): Promise<void> | undefined
   /** Ends the stream, with an event named `error` where something failed. Nobody waits for its reader. */
