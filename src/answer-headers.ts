@@ -1,4 +1,5 @@
 import { type TSchema, Type } from '@sinclair/typebox'
+import { Choice, withoutExamples } from '../schemas/fields.js'
 
 interface AnswerHeader {
   readonly description: string
@@ -43,7 +44,7 @@ export const answerHeaders = {
   'X-Cache': {
     description: 'Whether the answer was kept from an earlier request, or shared with another.',
     required: true,
-    schema: Type.Unsafe<'hit' | 'miss'>({ type: 'string', enum: ['hit', 'miss'] }),
+    schema: withoutExamples(Choice(['hit', 'miss'])),
     example: 'miss'
   },
   'WWW-Authenticate': {

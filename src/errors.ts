@@ -12,7 +12,7 @@ import { AccountError, type AccountErrorCode } from '../adapters/identity/port.j
 import { StorageError, type StorageErrorCode } from '../adapters/storage/errors.js'
 import type { Problem } from '../schemas/problem.js'
 import { resources } from '../schemas/registry.js'
-import { ApiError, type PlainCode, type ProblemCode, refusedValue } from './problems.js'
+import { ApiError, type PlainCode, type ProblemCode, refusedValue, retryAfter } from './problems.js'
 import { describeViolation, isAboutNull, pointerOf } from './validator.js'
 import { withArticle, wordsOf } from './words.js'
 
@@ -100,7 +100,7 @@ const told: Readonly<Record<StorageErrorCode, Told>> = {
 
 function fromStorage(error: StorageError): ApiError {
   const { retry, ...known } = told[error.code]
-  const extra = { cause: error, ...(retry ? { headers: { 'retry-after': '1' } } : {}) }
+  const extra = { cause: error, ...(retry ? { headers: retryAfter(1) } : {}) }
   if (!known.detail) return new ApiError(known.code, undefined, extra)
   const resource = resources.find(({ name }) => name === error.resource)
   return new ApiError(known.code, known.detail(error, resource ? wordsOf(resource) : 'row'), extra)

@@ -3,7 +3,7 @@ import { getHeapStatistics } from 'node:v8'
 import underPressure from '@fastify/under-pressure'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Environment } from '../schemas/environment.js'
-import { ApiError } from './problems.js'
+import { ApiError, retryAfter } from './problems.js'
 
 type Limits = Pick<
   Environment,
@@ -12,8 +12,6 @@ type Limits = Pick<
 
 /** Garbage is collected long before: what is still there then is in use. */
 const HEAP_SHARE = 0.9
-/** As often as the pressure is measured. */
-const RETRY_AFTER_SECONDS = '1'
 /** A line for each refusal would add to what it is about. */
 const LOG_EVERY_MS = 10_000
 
@@ -87,7 +85,8 @@ export function limitOpenAnswers(app: FastifyInstance): void {
 }
 
 function overloaded(): ApiError {
-  return new ApiError('overloaded', undefined, { headers: { 'retry-after': RETRY_AFTER_SECONDS } })
+  // As often as the pressure is measured.
+  return new ApiError('overloaded', undefined, { headers: retryAfter(1) })
 }
 
 /** Says of the first of many events, and later how many there were since. */

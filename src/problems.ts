@@ -293,6 +293,11 @@ export class ApiError extends Error {
   }
 }
 
+/** The header that tells when to ask again. */
+export function retryAfter(seconds: number): { readonly 'retry-after': string } {
+  return { 'retry-after': String(seconds) }
+}
+
 /**
  * The problem of whoever has to wait.
  * @param what there was too much of, as it goes after "Too many".
@@ -300,7 +305,7 @@ export class ApiError extends Error {
 export function tooMany(what: string, waitMs: number): ApiError {
   const seconds = Math.ceil(waitMs / 1000)
   return new ApiError('rate_limited', `Too many ${what}. Try again in ${seconds} s.`, {
-    headers: { 'retry-after': String(seconds) }
+    headers: retryAfter(seconds)
   })
 }
 

@@ -98,8 +98,8 @@ export function createTokenVerifier(options: TokenVerifierOptions): TokenVerifie
       try {
         return await verifyHere(token, alg)
       } catch (error) {
-        if (isVerdict(error)) return nobody
-        if (isOfUnknownKey(error)) unknownKeys.assertMayAsk(kid)
+        if (isOneOf(verdicts, error)) return nobody
+        if (isOneOf(ofUnknownKeys, error)) unknownKeys.assertMayAsk(kid)
       }
     const verdict = await verifyThere(token, claims)
     if (verdict.user !== null) unknownKeys.accept(kid)
@@ -193,21 +193,18 @@ function lifeOf({ exp }: { exp?: unknown }): number {
   return typeof exp === 'number' ? Math.floor(exp * 1000) - Date.now() : 0
 }
 
-/** Whether the published keys do not tell which of them signed, so that the Auth server is to be asked. */
-function isOfUnknownKey(error: unknown): boolean {
-  return (
-    error instanceof errors.JWKSNoMatchingKey || error instanceof errors.JWKSMultipleMatchingKeys
-  )
-}
+/** The published keys do not tell which of them signed: the Auth server is to be asked. */
+const ofUnknownKeys = [errors.JWKSNoMatchingKey, errors.JWKSMultipleMatchingKeys]
+/** The token was judged, and not the search for its key. */
+const verdicts = [
+  errors.JWSSignatureVerificationFailed,
+  errors.JWTClaimValidationFailed,
+  errors.JWTExpired,
+  errors.JWSInvalid,
+  errors.JWTInvalid,
+  errors.JOSEAlgNotAllowed
+]
 
-/** Whether the token was judged, and not the search for its key. */
-function isVerdict(error: unknown): boolean {
-  return (
-    error instanceof errors.JWSSignatureVerificationFailed ||
-    error instanceof errors.JWTClaimValidationFailed ||
-    error instanceof errors.JWTExpired ||
-    error instanceof errors.JWSInvalid ||
-    error instanceof errors.JWTInvalid ||
-    error instanceof errors.JOSEAlgNotAllowed
-  )
+function isOneOf(kinds: readonly (new (...args: never[]) => Error)[], error: unknown): boolean {
+  return kinds.some((kind) => error instanceof kind)
 }

@@ -1,5 +1,5 @@
 import { LlmError, type LlmErrorCode } from '../../adapters/llm/port.js'
-import { ApiError, type ProblemCode } from '../problems.js'
+import { ApiError, type ProblemCode, retryAfter } from '../problems.js'
 
 type Told = readonly [code: ProblemCode, detail: (provider: string, reason: string) => string]
 
@@ -38,15 +38,15 @@ export function toProviderProblem(error: unknown, provider: string): unknown {
   if (!(error instanceof LlmError)) return error
   const [code, detail] = told[error.code]
   const reason = error.reason ? ` (${error.reason})` : ''
-  const retryAfter = retryAfterOf(error)
+  const seconds = secondsOf(error)
   return new ApiError(code, detail(provider, reason), {
     cause: error,
-    ...(retryAfter === undefined ? {} : { headers: { 'retry-after': `${retryAfter}` } })
+    ...(seconds === undefined ? {} : { headers: retryAfter(seconds) })
   })
 }
 
 /** Seconds after which to ask again, where they are known. */
-function retryAfterOf({ code, retryAfter }: LlmError): number | undefined {
+function secondsOf({ code, retryAfter }: LlmError): number | undefined {
   if (code === 'cancelled') return 1
   return code === 'rate_limited' ? retryAfter : undefined
 }

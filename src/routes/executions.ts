@@ -16,7 +16,7 @@ import { listAnswers, listQuery, sendPage, toQuery } from './lists.js'
 import { idParams, resourceRoutes } from './resources.js'
 
 const shown = Type.Ref(executions.view.$id)
-const tag = executions.name
+const tag = executions.path
 
 export function executionRoutes(app: FastifyInstance): void {
   resourceRoutes(app, executions)

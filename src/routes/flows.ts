@@ -8,6 +8,7 @@ import { createdAnswer, createRow } from './created-rows.js'
 import { idParams, resourceRoutes } from './resources.js'
 
 const shown = Type.Ref(flows.view.$id)
+const tag = flows.path
 
 export function flowRoutes(app: FastifyInstance): void {
   resourceRoutes(app, flows)
@@ -16,7 +17,7 @@ export function flowRoutes(app: FastifyInstance): void {
     method: 'POST',
     url: '/flows/:id/deploy',
     role: 'editor',
-    operation: { id: 'deployFlow', tag: 'flows', summary: 'Make a flow active' },
+    operation: { id: 'deployFlow', tag, summary: 'Make a flow active' },
     params: idParams(flows),
     answers: { 200: { description: 'The active flow.', schema: shown, headers: ['ETag'] } },
     problems: [412],
@@ -35,7 +36,7 @@ export function flowRoutes(app: FastifyInstance): void {
     role: 'editor',
     operation: {
       id: 'createFlowFromTemplate',
-      tag: 'flows',
+      tag,
       summary: 'Create a draft from a template'
     },
     params: idParams(templates),

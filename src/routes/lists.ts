@@ -1,7 +1,7 @@
 import { type TObject, type TProperties, type TSchema, Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
 import type { Page, Query } from '../../adapters/storage/port.js'
-import { Timestamp, withoutExamples } from '../../schemas/fields.js'
+import { Choice, Timestamp, withoutExamples } from '../../schemas/fields.js'
 import type { AnyResource } from '../../schemas/resource.js'
 
 /** What all lists have in common: their query, their answer, and where they go on. */
@@ -28,19 +28,17 @@ export function listQuery(
       Type.String({ maxLength: 1024, description: 'From the Link header of the page before.' })
     ),
     order: Type.Optional(
-      Type.Unsafe<'asc' | 'desc'>({
-        type: 'string',
-        enum: ['asc', 'desc'],
-        default: 'desc',
-        description: '`desc` for the newest first, `asc` for the oldest.'
-      })
+      withoutExamples(
+        Choice(['asc', 'desc'], {
+          default: 'desc',
+          description: '`desc` for the newest first, `asc` for the oldest.'
+        })
+      )
     ),
     count: Type.Optional(
-      Type.Unsafe<'exact'>({
-        type: 'string',
-        enum: ['exact'],
-        description: '`exact` adds X-Total-Count to the answer.'
-      })
+      withoutExamples(
+        Choice(['exact'], { description: '`exact` adds X-Total-Count to the answer.' })
+      )
     )
   }
   if (resource.period) {

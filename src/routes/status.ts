@@ -3,7 +3,7 @@ import type { FastifyInstance } from 'fastify'
 import type { Storage } from '../../adapters/storage/port.js'
 import { Health, Readiness } from '../../schemas/status.js'
 import { sendProblem } from '../errors.js'
-import { ApiError } from '../problems.js'
+import { ApiError, retryAfter } from '../problems.js'
 import { route } from '../route.js'
 
 export interface StatusDependencies {
@@ -13,13 +13,15 @@ export interface StatusDependencies {
   readonly stopping?: AbortSignal | undefined
 }
 
+const tag = 'status'
+
 export function statusRoutes(app: FastifyInstance, dependencies: StatusDependencies): void {
   const { storage, version, stopping } = dependencies
   route(app, {
     method: 'GET',
     url: '/health',
     role: 'anyone',
-    operation: { id: 'getHealth', tag: 'status', summary: 'Whether the process is up' },
+    operation: { id: 'getHealth', tag, summary: 'Whether the process is up' },
     evenUnderPressure: true,
     answers: { 200: { description: 'It is.', schema: Type.Ref(Health.$id) } },
     handler: () => ({ status: 'ok', storage: storage.kind, version })
@@ -30,7 +32,7 @@ export function statusRoutes(app: FastifyInstance, dependencies: StatusDependenc
     url: '/ready',
     role: 'anyone',
     evenUnderPressure: true,
-    operation: { id: 'getReadiness', tag: 'status', summary: 'Whether requests can be served' },
+    operation: { id: 'getReadiness', tag, summary: 'Whether requests can be served' },
     answers: {
       200: { description: 'The storage answers.', schema: Type.Ref(Readiness.$id) }
     },
@@ -40,7 +42,7 @@ export function statusRoutes(app: FastifyInstance, dependencies: StatusDependenc
       if (stopping?.aborted)
         return sendProblem(new ApiError('not_ready', 'The server is stopping.'), request, reply)
       if (app.isUnderPressure()) {
-        const headers = { 'retry-after': '1' }
+        const headers = retryAfter(1)
         const overloaded = new ApiError('not_ready', 'The server is overloaded.', { headers })
         return sendProblem(overloaded, request, reply)
       }
@@ -48,10 +50,7 @@ export function statusRoutes(app: FastifyInstance, dependencies: StatusDependenc
         const { migration } = await storage.ping()
         return { status: 'ready', storage: storage.kind, migration }
       } catch (cause) {
-        throw new ApiError('not_ready', undefined, {
-          cause,
-          headers: { 'retry-after': '1' }
-        })
+        throw new ApiError('not_ready', undefined, { cause, headers: retryAfter(1) })
       }
     }
   })

@@ -17,6 +17,7 @@ export interface UserDependencies {
 }
 
 const shown = Type.Ref(users.view.$id)
+const tag = users.path
 
 export function userRoutes(app: FastifyInstance, dependencies: UserDependencies): void {
   const { identity, defence } = dependencies
@@ -34,7 +35,7 @@ export function userRoutes(app: FastifyInstance, dependencies: UserDependencies)
     method: 'GET',
     url: '/users/me',
     role: 'viewer',
-    operation: { id: 'getOwnUser', tag: 'users', summary: 'Get yourself' },
+    operation: { id: 'getOwnUser', tag, summary: 'Get yourself' },
     answers: { 200: { description: 'You.', schema: shown, headers: ['ETag'] } },
     problems: [404],
     async handler(_request, reply, caller) {
@@ -50,7 +51,7 @@ export function userRoutes(app: FastifyInstance, dependencies: UserDependencies)
     role: 'viewer',
     operation: {
       id: 'updateOwnUser',
-      tag: 'users',
+      tag,
       summary: 'Change yourself, but for the role',
       description:
         'A new password or email takes the current password. Wrong ones count as failed sign-ins do.'
