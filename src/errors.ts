@@ -13,6 +13,7 @@ import { StorageError, type StorageErrorCode } from '../adapters/storage/errors.
 import type { Problem } from '../schemas/problem.js'
 import { resources } from '../schemas/registry.js'
 import { ApiError, type PlainCode, type ProblemCode, refusedValue, retryAfter } from './problems.js'
+import { noteRefusal } from './request-log.js'
 import { describeViolation, isAboutNull, pointerOf } from './validator.js'
 import { withArticle, wordsOf } from './words.js'
 
@@ -149,6 +150,8 @@ export function answerUnreadable(error: ConnectionError, socket: Socket): void {
     return
   }
   const problem = toUnreadable(error.code)
+  // Who ends in the middle of a request has left, and may yet be there to read.
+  if (error.code !== 'HPE_INVALID_EOF_STATE') noteRefusal(socket, problem.statusCode)
   const requestId = randomUUID()
   const body = JSON.stringify(problem.toProblem(requestId))
   socket.end(

@@ -3,7 +3,9 @@ import type { FastifyInstance, FastifyReply } from 'fastify'
 
 /** The request that a connection is about, until its answer is sent: `takeTurns` has it that there is one. */
 const underWay = Symbol('under way')
-type Connection = Socket & { [underWay]?: FastifyReply | undefined }
+/** The status of what was answered in its place, since its rest could not be read. */
+const refused = Symbol('refused')
+type Connection = Socket & { [underWay]?: FastifyReply | undefined; [refused]?: number }
 
 /** What nginx calls it. */
 const CLIENT_LEFT = 499
@@ -15,6 +17,13 @@ export interface EndedRequest {
   /** 499 where the client left before the answer. */
   readonly status: number
   readonly seconds: number
+}
+
+/** For whoever answers past the request. */
+export function noteRefusal(socket: Socket, status: number): void {
+  const connection: Connection = socket
+  // What comes after a request that is whole is no part of it.
+  if (connection[underWay]?.request.raw.complete === false) connection[refused] = status
 }
 
 /** A line for each request, once it has ended, and a call of whoever else is to know. */
@@ -36,7 +45,7 @@ export function logRequests(app: FastifyInstance, observe?: (request: EndedReque
   app.server.on('connection', (connection: Connection) => {
     // Node forgets it with the connection, unless it was asked before.
     void connection.remoteAddress
-    connection.once('close', () => say(connection, CLIENT_LEFT))
+    connection.once('close', () => say(connection, connection[refused] ?? CLIENT_LEFT))
   })
   app.addHook('onRequest', ({ raw }, reply, done) => {
     const connection: Connection = raw.socket

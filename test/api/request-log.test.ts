@@ -1,8 +1,10 @@
 import { once } from 'node:events'
 import { type AddressInfo, connect } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { testApi } from '../support/api.js'
 import { logLines } from '../support/log-lines.js'
+import { exchangeRaw } from '../support/raw-http.js'
 import { memory } from '../support/storages.js'
 import { troubledStorage } from '../support/troubled-storage.js'
 
@@ -36,6 +38,28 @@ t.test('a request has one line: its route, not its address, and how long it took
   // Hundredths of a millisecond made resident memory grow.
   for (const { duration_us: microseconds } of [first, ...others])
     t.ok(Number.isInteger(microseconds) && Number(microseconds) > 0, `${microseconds} µs`)
+})
+
+t.test('one that is refused in the middle has the status of its answer', async (t) => {
+  const { stream, lines } = logLines()
+  const env = { REQUEST_TIMEOUT_MS: '300', HEADERS_TIMEOUT_MS: '300' }
+  const { app } = await testApi(t, { env, logger: { level: 'info', stream } })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const { port } = app.server.address() as AddressInfo
+  const head = 'POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n'
+  for (const [rest, status] of [
+    ['Content-Length: 100\r\n\r\n{', 408],
+    ['Transfer-Encoding: chunked\r\n\r\nzz\r\n', 400]
+  ] as const) {
+    lines.length = 0
+    const [answer] = await exchangeRaw(port, head + rest, { halfClose: false })
+    t.equal(answer?.statusCode, status)
+    while (!lines.length) await sleep(5)
+    t.match(
+      lines.map((line) => JSON.parse(line)),
+      [{ route: '/api/auth/login', status }]
+    )
+  }
 })
 
 t.test('so has one whose client leaves before the answer', async (t) => {
