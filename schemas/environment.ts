@@ -154,8 +154,9 @@ export const Environment = Type.Object({
   ),
   SQLITE_PATH: Type.Optional(
     Type.String({
-      // A database of that name lives in memory, and beside it there is no place for keys.
-      pattern: '^(?!:memory:$)',
+      // A database of that name lives in memory, and beside it there is no place for keys. SQLite's driver
+      // passes over spaces around a name, and the keys would be beside another.
+      pattern: '^(?!:memory:$)\\S(.*\\S)?$',
       description: 'Database file; ./data/app.db with STORAGE=sqlite. In memory is STORAGE=memory.'
     })
   ),

@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer'
 import { readFileSync } from 'node:fs'
 import { isIP } from 'node:net'
 import { parseEnv } from 'node:util'
@@ -32,9 +33,14 @@ export function loadEnvironmentFiles(): void {
 
 function readIfThere(file: string): string {
   try {
-    // Some editors begin a file with a byte order mark, which would be part of the first name.
-    return readFileSync(file, 'utf8').replace(/^\ufeff/, '')
+    const bytes = readFileSync(file)
+    // Some editors of Windows write UTF-16, in which no variable would be found.
+    if (bytes.includes(0) || !isUtf8(bytes))
+      throw new ConfigurationError(`${file} is not text in UTF-8. Save it in UTF-8.`)
+    // Without the byte order mark with which some begin, which would be part of the first name.
+    return new TextDecoder().decode(bytes)
   } catch (cause) {
+    if (cause instanceof ConfigurationError) throw cause
     const { code } = cause as NodeJS.ErrnoException
     if (code === 'ENOENT') return ''
     throw new ConfigurationError(
@@ -54,6 +60,7 @@ export function readEnvironment(source: NodeJS.ProcessEnv): Environment {
     .map((name) => [name, source[name]])
   const environment = Object.fromEntries(given)
   if (check(environment)) {
+    assertPorts(environment as Environment)
     assertProxies(environment as Environment)
     assertOrigins(environment as Environment)
     assertUrls(environment as Environment)
@@ -65,6 +72,11 @@ export function readEnvironment(source: NodeJS.ProcessEnv): Environment {
   throw new ConfigurationError(
     `${name} ${describeViolation(error)}. See .env.example: ${description}`
   )
+}
+
+function assertPorts({ PORT, METRICS_PORT }: Environment): void {
+  if (METRICS_PORT === PORT && PORT !== 0)
+    throw new ConfigurationError(`METRICS_PORT is the same as PORT, ${PORT}. Set another.`)
 }
 
 /** Addresses and ranges, which no pattern tells from other text. */

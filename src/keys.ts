@@ -196,6 +196,9 @@ function makeKeyFile(path: string, env: Environment): boolean {
   }
 }
 
+const INSTEAD_OF_FILE =
+  'Set AUTH_SECRET, and ENCRYPTION_KEY to the keys that the database was used with, or put the file back as it was.'
+
 /** Null where there is no such file. */
 function readKeyFile(path: string, { ENCRYPTION_KEY }: Environment): KeyFile | null {
   try {
@@ -205,10 +208,16 @@ function readKeyFile(path: string, { ENCRYPTION_KEY }: Environment): KeyFile | n
       return { auth_secret, encryption_key }
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
-    throw new ConfigurationError(`The key file ${path} cannot be read.`, { cause: error })
+    const why = (error as NodeJS.ErrnoException).code ?? 'it is not JSON as it was written'
+    throw new ConfigurationError(
+      `The key file ${path} cannot be read: ${why}. ${INSTEAD_OF_FILE}`,
+      {
+        cause: error
+      }
+    )
   }
   throw new ConfigurationError(
-    `The key file ${path} cannot be used: it lacks auth_secret, or an encryption_key of 32 bytes in base64 where ENCRYPTION_KEY is not set. Set AUTH_SECRET, and ENCRYPTION_KEY to the keys that the database was used with, or put the file back as it was.`
+    `The key file ${path} cannot be used: it lacks auth_secret, or an encryption_key of 32 bytes in base64 where ENCRYPTION_KEY is not set. ${INSTEAD_OF_FILE}`
   )
 }
 

@@ -78,6 +78,9 @@ t.test('variables have types, ranges and defaults', async (t) => {
     ['CORS_ORIGIN', 'localhost:8080'],
     ['LLM_CACHE_MAX_ENTRIES', '99999999999'],
     ['SQLITE_PATH', ':memory:'],
+    ['SQLITE_PATH', ':memory: '],
+    ['SQLITE_PATH', ' '],
+    ['SQLITE_PATH', ' app.db'],
     ['SUPABASE_DB_URL', 'mysql://x'],
     ['ALLOW_DEMO_PASSWORD', 'yes'],
     ['LOG_LEVEL', 'loud'],
@@ -156,12 +159,26 @@ t.test('files of variables are read, and one that cannot be is not passed over',
   const { TEST_A, TEST_B, TEST_C, TEST_D } = process.env
   t.strictSame([TEST_A, TEST_B, TEST_C, TEST_D], ['set', '', 'of .env', 'of .env.local'])
 
+  // As PowerShell writes it: read as UTF-8 it would have no variable.
+  writeFileSync('.env', '\ufeffTEST_D=no\n', 'utf16le')
+  const message = '.env is not text in UTF-8. Save it in UTF-8.'
+  t.throws(loadEnvironmentFiles, { name: 'ConfigurationError', message })
+  writeFileSync('.env', 'TEST_D=no\n', 'utf16le')
+  t.throws(loadEnvironmentFiles, { name: 'ConfigurationError', message })
+
   rmSync('.env')
   mkdirSync('.env')
   t.throws(loadEnvironmentFiles, {
     name: 'ConfigurationError',
     message: '.env cannot be read (EISDIR). Make it a file that this user may read, or remove it.'
   })
+})
+
+t.test('metrics have a port of their own', async (t) => {
+  const ports = (PORT: string, METRICS_PORT: string) => readEnvironment({ PORT, METRICS_PORT })
+  const message = 'METRICS_PORT is the same as PORT, 4000. Set another.'
+  t.throws(() => ports('4000', '4000'), { name: 'ConfigurationError', message })
+  t.match(ports('0', '0'), { PORT: 0, METRICS_PORT: 0 }, 'any that is free')
 })
 
 t.test('the environment chooses the storage, and says why', async (t) => {
