@@ -1,5 +1,4 @@
 import type { AddressInfo } from 'node:net'
-import { constants } from 'node:os'
 import closeWithGrace from 'close-with-grace'
 import type { FastifyInstance } from 'fastify'
 import type { Redis } from 'ioredis'
@@ -11,6 +10,7 @@ import { runCommand } from './command.js'
 import { ConfigurationError, loadEnvironmentFiles, readEnvironment } from './configuration.js'
 import { type Seeded, seedDemoData } from './demo-data.js'
 import { demoLogin } from './demo-login.js'
+import { endNoMore } from './end-at-once.js'
 import { listenAt } from './listen-at.js'
 import { logStream } from './log-stream.js'
 import type { Metrics } from './metrics.js'
@@ -24,22 +24,10 @@ import { version } from './version.js'
 /** `--dev` works on SQLite with demo data, unless STORAGE says otherwise. */
 const development = process.argv.includes('--dev')
 
-const endSignals = ['SIGINT', 'SIGTERM'] as const
 /** What a fault in native code raises, again and again where JavaScript listens: the process would spin for ever. */
 const faultSignals = ['SIGABRT', 'SIGBUS', 'SIGFPE', 'SIGILL', 'SIGSEGV', 'SIGTRAP'] as const
 
-/**
- * While the storage is opened and the app is built, a signal ends the server at once. So does the kernel,
- * but for the first process of a container, which it lets go on.
- */
-function endAtOnce(signal: NodeJS.Signals): void {
-  process.exit(128 + constants.signals[signal])
-}
-
 async function main(): Promise<void> {
-  for (const signal of endSignals) process.once(signal, endAtOnce)
-  // It serves on where nobody can be told anything: behind a closed pipe, on a full disk.
-  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
   keepNextTickFast()
   loadEnvironmentFiles()
   if (development) process.env.STORAGE ||= 'sqlite'
@@ -112,8 +100,7 @@ async function serve({ env, providers, backend, redis, metrics, close }: Parts):
       await close()
     }
   })
-  // After another listens: a signal that has come and is not told yet is forgotten with the last listener.
-  for (const signal of endSignals) process.off(signal, endAtOnce)
+  endNoMore()
 }
 
 /** @throws ConfigurationError where the address cannot be had. */
@@ -175,4 +162,5 @@ function isLoopback(address: string): boolean {
   return address === '::1' || /^(::ffff:)?127\./.test(address)
 }
 
-runCommand(main)
+// It serves on a full disk, too.
+runCommand(main, () => true)

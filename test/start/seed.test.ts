@@ -1,4 +1,6 @@
+import { spawn } from 'node:child_process'
 import { randomBytes, randomUUID } from 'node:crypto'
+import { once } from 'node:events'
 import { join } from 'node:path'
 import t from 'tap'
 import { openLocalIdentity } from '../../adapters/identity/local.js'
@@ -7,8 +9,9 @@ import { openSqlite } from '../../adapters/storage/sqlite.js'
 import { createStorage } from '../../adapters/storage/storage.js'
 import { tenants } from '../../schemas/tenants.js'
 import { users } from '../../schemas/users.js'
+import { uncounted } from '../support/child-process.js'
 import { demoTenant, runSeed } from '../support/seed.js'
-import { runProgram } from '../support/server.js'
+import { builtProgram, runProgram } from '../support/server.js'
 import { snapshotOf } from '../support/snapshot.js'
 import { temporaryFolder } from '../support/storages.js'
 
@@ -28,6 +31,26 @@ t.test('seeding fills an empty storage once, and twice changes nothing', async (
   const again = open()
   t.strictSame(await snapshotOf(again, demoTenant), before)
   await again.close()
+})
+
+t.test('it does its work where nobody reads what it says', async (t) => {
+  const folder = temporaryFolder(t)
+  const { PATH = '' } = process.env
+  const env = { PATH, SQLITE_PATH: './app.db', ...uncounted }
+  const stdio = ['ignore', 'pipe', 'pipe'] as const
+  const child = spawn(process.execPath, [builtProgram('seed')], {
+    cwd: folder,
+    env,
+    stdio: [...stdio]
+  })
+  child.stdout?.destroy()
+  let complaint = ''
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+    complaint += text
+  })
+  t.strictSame(await once(child, 'close'), [0, null])
+  t.equal(complaint, '')
+  t.match(await runSeed(folder, env), 'The demo data is in sqlite')
 })
 
 t.test('memory, which would be gone at once, is refused', async (t) => {
