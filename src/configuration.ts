@@ -1,4 +1,3 @@
-import { isUtf8 } from 'node:buffer'
 import { readFileSync } from 'node:fs'
 import { isIP } from 'node:net'
 import { parseEnv } from 'node:util'
@@ -6,6 +5,7 @@ import type { ErrorObject } from 'ajv'
 import type { ProviderSettings } from '../adapters/llm/registry.js'
 import { type StorageEntry, storages } from '../adapters/storage/registry.js'
 import { Environment, LlmProviders } from '../schemas/environment.js'
+import { decodeUtf8 } from './utf8.js'
 import {
   compiledWhenNeeded,
   createAjv,
@@ -32,15 +32,10 @@ export function loadEnvironmentFiles(): void {
 }
 
 function readIfThere(file: string): string {
+  let bytes: Buffer
   try {
-    const bytes = readFileSync(file)
-    // Some editors of Windows write UTF-16, in which no variable would be found.
-    if (bytes.includes(0) || !isUtf8(bytes))
-      throw new ConfigurationError(`${file} is not text in UTF-8. Save it in UTF-8.`)
-    // Without the byte order mark with which some begin, which would be part of the first name.
-    return new TextDecoder().decode(bytes)
+    bytes = readFileSync(file)
   } catch (cause) {
-    if (cause instanceof ConfigurationError) throw cause
     const { code } = cause as NodeJS.ErrnoException
     if (code === 'ENOENT') return ''
     throw new ConfigurationError(
@@ -48,6 +43,11 @@ function readIfThere(file: string): string {
       { cause }
     )
   }
+  const text = decodeUtf8(bytes)
+  // Some editors of Windows write UTF-16, in which no variable would be found.
+  if (text === null || text.includes('\0'))
+    throw new ConfigurationError(`${file} is not text in UTF-8. Save it in UTF-8.`)
+  return text
 }
 
 const check = readingText(createAjv({ allErrors: false }).compile(Environment), Environment)

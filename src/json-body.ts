@@ -1,6 +1,7 @@
 import type { TSchema } from '@sinclair/typebox'
 import { errorCodes, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import { ApiError, refuseValue } from './problems.js'
+import { decodeUtf8 } from './utf8.js'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -48,7 +49,8 @@ export function takeNoneAsEmpty(
 function read(request: FastifyRequest, body: Buffer): unknown {
   assertUtf8Type(request.headers['content-type'])
   assertUncompressed(request.headers['content-encoding'])
-  const text = decode(body)
+  const text = decodeUtf8(body)
+  if (text === null) throw new ApiError('malformed_json', 'The body is not UTF-8.')
   // Many clients send the type with every request, body or not.
   if (text === '' && mayLackBody(request)) return undefined
   const value = parse(text)
@@ -71,16 +73,6 @@ function assertUncompressed(encoding = ''): void {
     throw new ApiError('unsupported_media_type', 'Send the body uncompressed.', {
       headers: { 'accept-encoding': 'identity' }
     })
-}
-
-const utf8 = new TextDecoder('utf-8', { fatal: true })
-
-function decode(body: Buffer): string {
-  try {
-    return utf8.decode(body)
-  } catch (cause) {
-    throw new ApiError('malformed_json', 'The body is not UTF-8.', { cause })
-  }
 }
 
 /** Keys such as `__proto__` become properties here like any other; `assertClean` refuses them. */

@@ -206,15 +206,11 @@ function readKeyFile(path: string, { ENCRYPTION_KEY }: Environment): KeyFile | n
     const isWhole = Boolean(ENCRYPTION_KEY) || areEncryptionKeys(encryption_key)
     if (isWhole && auth_secret && typeof auth_secret === 'string')
       return { auth_secret, encryption_key }
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
-    const why = (error as NodeJS.ErrnoException).code ?? 'it is not JSON as it was written'
-    throw new ConfigurationError(
-      `The key file ${path} cannot be read: ${why}. ${INSTEAD_OF_FILE}`,
-      {
-        cause: error
-      }
-    )
+  } catch (cause) {
+    const { code = 'it is not JSON as it was written' } = cause as NodeJS.ErrnoException
+    if (code === 'ENOENT') return null
+    const message = `The key file ${path} cannot be read: ${code}. ${INSTEAD_OF_FILE}`
+    throw new ConfigurationError(message, { cause })
   }
   throw new ConfigurationError(
     `The key file ${path} cannot be used: it lacks auth_secret, or an encryption_key of 32 bytes in base64 where ENCRYPTION_KEY is not set. ${INSTEAD_OF_FILE}`

@@ -140,30 +140,25 @@ export function createStore(storage: Storage, origin: Origin): Store {
       return inserted as never
     },
 
-    async update(resource, key, given, options = {}) {
+    update(resource, key, given, options = {}) {
       const { ifMatch, along = [], elsewhere = [] } = options
       const decide = typeof given === 'function' ? given : () => given
       const guarded = typeof given === 'function' || isVersions(ifMatch)
-      for (let tries = 0; tries < MOST_TRIES; tries++) {
+      return untilUnchanged(resource, key, options, async (tries) => {
         const row = await need(resource, key, ifMatch)
         const set = await decide(row)
         const changed = changedColumns(resource, row, set)
         if (changed.length + along.length + elsewhere.length === 0) return row
         const exact = guarded || tries < EXACT_TRIES
         const about = exact ? { expect: row.version as number, changed } : { expect: undefined }
-        try {
-          // All that is given, not what differs from a row that may be another by now: of two who
-          // change it at once, the last one wins with everything.
-          const [updated] = await write(
-            [{ op: 'update', resource, key, set, ...about }, ...along],
-            options
-          )
-          return updated as never
-        } catch (error) {
-          if (isVersions(ifMatch) || !isErrorOf(error, 'stale', resource, key)) throw error
-        }
-      }
-      throw new ApiError('concurrent_change')
+        // All that is given, not what differs from a row that may be another by now: of two who
+        // change it at once, the last one wins with everything.
+        const [updated] = await write(
+          [{ op: 'update', resource, key, set, ...about }, ...along],
+          options
+        )
+        return updated as never
+      })
     },
 
     async replace(resource, key, values, options = {}) {
@@ -201,16 +196,19 @@ export function createStore(storage: Storage, origin: Origin): Store {
   return store
 }
 
-/** Starts over while others change the row, unless the caller asked for one version of it. */
+/**
+ * Starts over while others change the row, unless the caller asked for one version of it.
+ * @param change is told how often it was tried before.
+ */
 export async function untilUnchanged<T>(
   resource: AnyResource,
   key: string,
   { ifMatch }: ChangeOptions,
-  change: () => Promise<T>
+  change: (tries: number) => Promise<T>
 ): Promise<T> {
   for (let tries = 0; tries < MOST_TRIES; tries++)
     try {
-      return await change()
+      return await change(tries)
     } catch (error) {
       if (isVersions(ifMatch) || !isErrorOf(error, 'stale', resource, key)) throw error
     }

@@ -12,6 +12,7 @@ import { createPrincipals } from './principals.js'
 import { ApiError } from './problems.js'
 import { createStore } from './store.js'
 import { createUsers, type UserRow } from './users.js'
+import { decodeUtf8 } from './utf8.js'
 import { compiledWhenNeeded, createAjv, describeViolation } from './validator.js'
 
 const usage = `Usage: npm run users -- reset-password EMAIL
@@ -71,7 +72,8 @@ function drawPassword(): string {
  * @throws ApiError `validation_failed` for what the API would refuse in a body.
  */
 async function readPassword(): Promise<string> {
-  const input = decode(await buffer(process.stdin))
+  // In another encoding it would be another password than the one that is typed to sign in.
+  const input = decodeUtf8(await buffer(process.stdin)) ?? refuse('The password is not in UTF-8.')
   const password = input.replace(/\r?\n$/, '')
   if (password === '')
     refuse('Standard input has no password: give it in one line, or use a terminal to get one.')
@@ -80,15 +82,6 @@ async function readPassword(): Promise<string> {
   const violation = textViolation(password) ?? lengthViolation(password)
   if (violation) refuse(`The password ${violation}.`)
   return password
-}
-
-/** In another encoding it would be another password than the one that is typed to sign in. */
-function decode(bytes: Uint8Array): string {
-  try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(bytes)
-  } catch {
-    return refuse('The password is not in UTF-8.')
-  }
 }
 
 const checkLength = compiledWhenNeeded(createAjv(), Password())
